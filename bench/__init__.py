@@ -1,0 +1,1 @@
+"""fluxbench: a laboratory for FLUX inference optimisations."""

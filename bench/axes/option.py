@@ -1,0 +1,59 @@
+"""What an option is: a declaration that the host reads, and two functions that only the runner calls.
+
+This module and every declaration import without torch. ``apply`` and ``verify`` import it inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
+
+Evidence = dict[str, Any]
+"""JSON-ready facts that prove an option ran; goes into ``effective`` of the result."""
+
+
+class NotApplied(Exception):
+    """The option was asked for, the row ran, and nothing shows that the option took part."""
+
+
+class Unavailable(Exception):
+    """This machine lacks what the option needs. The message names it and the command that provides it."""
+
+
+@dataclass
+class Session:
+    """What an option may touch: the pipeline of one row on one device."""
+
+    row: Row
+    pipe: Any
+    """A diffusers pipeline, one of the six, already on ``device``."""
+    device: str
+    """``cuda`` or ``cpu``."""
+    dtype: Any
+    """torch.dtype of the transformer."""
+    run: Callable[..., Any]
+    """``run(steps=1)``: one request of the row's shape; used by ``verify`` for a short profile."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What ``apply`` leaves for ``verify``, by option id."""
+
+
+def nothing(session: Session) -> None:
+    """``apply`` of an option that is the absence of one."""
+
+
+@dataclass(frozen=True)
+class Option:
+    id: str
+    """What stands in matrix.csv. Permanent."""
+    title: str
+    """The plan's name for it, as tables print it."""
+    verify: Callable[[Session], Evidence]
+    """Called after warm-up. Returns evidence, or raises NotApplied."""
+    apply: Callable[[Session], None] = nothing
+    images: frozenset[str] = frozenset({"cpu", "torch", "gguf", "sage", "xdit", "tensorrt"})
+    """Container images that hold it."""
+    needs_gpu: bool = False

@@ -1,0 +1,273 @@
+"""result.json: what one attempt at one row leaves behind.
+
+Two properties are deliberate:
+
+* every attempt ends in exactly one ``result.json``, whatever killed it: the runner rewrites the file
+  after each cell, and the host writes the verdict if the runner could not;
+* a missing value is ``None``, never 0. Zero is a measurement.
+
+Files are written beside their final name and renamed, so a reader never sees half of one.
+Unknown fields are rejected when reading: a result edited by hand fails loudly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Code(StrEnum):
+    """How an attempt, or one cell of it, ended. Exactly one applies."""
+
+    OK = "ok"  # measured, verified, stable
+    UNSUPPORTED = "unsupported"  # a rule says no; nothing was run
+    UNAVAILABLE = "unavailable"  # this machine lacks a package, a file or a GPU feature
+    NOT_APPLIED = "not_applied"  # ran, but an option left no evidence
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    INVALID_OUTPUT = "invalid_output"  # NaN, constant image, wrong size, outside a tolerance
+    UNSTABLE = "unstable"  # drift, throttling, or a warm-up that never settled; values kept, marked
+    SUSPECT = "suspect"  # the neighbouring references disagree
+    PRUNED = "pruned"  # stopped early: it could no longer win
+    INTERRUPTED = "interrupted"  # Ctrl-C, SIGTERM, preemption; finished cells kept
+    INFRA = "infra"  # Docker, driver, disk or network failed before measuring
+
+
+HAS_NUMBERS = frozenset({Code.OK, Code.UNSTABLE, Code.SUSPECT})
+"""Statuses whose latencies may be shown (marked, unless OK)."""
+
+RETRIES: dict[Code, int | None] = {
+    Code.UNAVAILABLE: None,
+    Code.INTERRUPTED: None,
+    Code.SUSPECT: None,
+    Code.UNSTABLE: 1,
+    Code.INFRA: 3,
+}
+"""How often a status is tried again (None: whenever asked); a code not named here never is."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Status(Strict):
+    code: Code
+    reason: str = ""
+    """What happened and what to do next. Empty only when the code is ``ok``."""
+    log_tail: list[str] = Field(default_factory=list)
+    exit_code: int | None = None
+
+
+class Quantile(Strict):
+    """An order statistic of the raw values, never interpolated."""
+
+    value: float
+    supported: bool
+    """Whether n is large enough to print the value (METHOD.md section 3)."""
+    ci95: tuple[float, float] | None = None
+
+
+class Distribution(Strict):
+    """Seconds, one value a request, in the order in which the requests finished."""
+
+    raw: list[float]
+    p25: Quantile
+    p50: Quantile
+    p90: Quantile
+    p99: Quantile
+    mean: float
+    min: float
+    max: float
+
+
+class Memory(Strict):
+    """GB are 10^9 bytes. Device figures are NVML's, minus nothing; ``idle_gb`` stands beside them."""
+
+    total_gb: float | None = None
+    idle_gb: float | None = None
+    used_avg_gb: float | None = None
+    used_peak_gb: float | None = None
+    used_avg_percent: float | None = None
+    used_peak_percent: float | None = None
+    torch_allocated_peak_gb: float | None = None
+    torch_reserved_peak_gb: float | None = None
+    process_rss_peak_gb: float | None = None
+    """Resident memory of the runner; the memory figure of a CPU row."""
+
+
+class Utilisation(Strict):
+    gpu_busy_avg_percent: float | None = None
+    """Share of time in which any kernel ran, not share of the GPU's arithmetic."""
+    gpu_busy_peak_percent: float | None = None
+    cpu_avg_percent: float | None = None
+    sm_clock_avg_mhz: float | None = None
+    memory_clock_avg_mhz: float | None = None
+    temperature_peak_c: float | None = None
+
+
+class Power(Strict):
+    average_w: float | None = None
+    limit_w: float | None = None
+    energy_per_image_j: float | None = None
+    """From the energy counter's difference over the window, never from averaged power."""
+    power_cap_share: float | None = None
+    """Share of samples in which the power cap held the clocks down."""
+
+
+class Anomaly(Strict):
+    kind: str
+    detail: str
+
+
+class Cell(Strict):
+    """users x images, measured after its own warm-up at the exact batch."""
+
+    users: int = Field(ge=1)
+    images: int = Field(ge=1)
+    status: Status
+    n: int = 0
+    window_seconds: float | None = None
+    """Wall time of the steady window: first steady request scheduled to last one finished."""
+    latency: Distribution | None = None
+    """From *scheduled* to decoded image in host memory: queueing included."""
+    queue: Distribution | None = None
+    service: Distribution | None = None
+    stages: dict[str, Distribution] = Field(default_factory=dict)
+    """``text``, ``denoise``, ``decode`` and ``step`` (one denoising step; one mean per request)."""
+    throughput_images_per_s: float | None = None
+    batch_efficiency: float | None = None
+    """images * t(1 image) / t(this many images), one user; None where the 1x1 cell is missing."""
+    memory: Memory = Field(default_factory=Memory)
+    utilisation: Utilisation = Field(default_factory=Utilisation)
+    power: Power = Field(default_factory=Power)
+    warmup_seconds: list[float] = Field(default_factory=list)
+    anomalies: list[Anomaly] = Field(default_factory=list)
+
+
+class Phase(Strict):
+    """One arrow of a row's life (METHOD.md section 2), timed on its own."""
+
+    name: str
+    seconds: float
+
+
+class Warmup(Strict):
+    seconds: list[float]
+    settled: bool
+    compile_seconds: float | None = None
+    compile_cache: Literal["cold", "warm"] | None = None
+    """None where nothing is compiled."""
+
+
+class Gpu(Strict):
+    name: str
+    uuid: str
+    memory_total_gb: float
+    power_limit_w: float | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+
+
+class Environment(Strict):
+    gpus: list[Gpu] = Field(default_factory=list)
+    driver: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    nccl: str | None = None
+    topology: str | None = None
+    host_id: str
+    """Stands for 'the same host': the GPU UUIDs, or a hash of the CPU model and machine id."""
+    cpu_model: str
+    cpu_count: int
+    memory_total_gb: float
+    load_average: tuple[float, float, float]
+    python: str
+    packages: dict[str, str]
+    image_digest: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables that change speed (NCCL_*, CUDA_*, TORCH*, OMP_*), never secrets."""
+
+
+class Weights(Strict):
+    source: Literal["hub", "synthetic", "tiny"]
+    id: str
+    """Repository and revision, or a hash of configuration, seed and dtype."""
+    transformer_parameters: int
+    transformer_bytes: int
+
+
+class Stability(Strict):
+    drift_percent: float | None = None
+    """Median of the last third of the 1x1 window against its first third."""
+    throttled_share: float | None = None
+
+
+class Cost(Strict):
+    """Where the attempt's wall time went."""
+
+    wall_seconds: float
+    measuring_seconds: float
+    warmup_seconds: float
+    bookkeeping_seconds: float
+    """Everything that is neither warm-up nor measuring: start, load, verify, saving."""
+    gpu_hours: float | None = None
+
+
+class Result(Strict):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    status: Status
+    row: dict[str, Any]
+    """The row as it stood in matrix.csv, by column."""
+    attempt: str
+    budget: Literal["probe", "quick", "standard", "full"]
+    started_at: str
+    """ISO 8601, UTC."""
+    weights: Weights | None = None
+    fingerprint: str
+    manifest_sha256: str | None = None
+    """Hash of prompts, seeds and input images."""
+    effective: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """axis -> the evidence that its option ran."""
+    environment: Environment | None = None
+    phases: list[Phase] = Field(default_factory=list)
+    warmup: Warmup | None = None
+    first_request_seconds: float | None = None
+    """The first request after ready: the cold shape is already warm."""
+    cells: list[Cell] = Field(default_factory=list)
+    stability: Stability | None = None
+    cost: Cost | None = None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write and rename; a reader sees the old file or the new one, whatever kills this process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(result: Result, attempt_dir: Path) -> Path:
+    path = attempt_dir / "result.json"
+    write_atomically(path, json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
+    return path
+
+
+def load(path: Path) -> Result:
+    """Raises ``pydantic.ValidationError`` naming each wrong field."""
+    return Result.model_validate_json(path.read_bytes())
