@@ -1,0 +1,149 @@
+"""Every budget and threshold of METHOD.md, once. Shares are fractions (0.01 = 1 %), times are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one cell may measure (METHOD.md section 2)."""
+
+    name: str
+    n: int
+    """Steady requests a cell, over all its processes; rounded up to a multiple of the users."""
+    cap: int
+    """A cell goes on past ``n`` while its median is uncertain, but never past this."""
+    processes: int = 1
+    """Fresh processes that the n requests are spread over, at the least."""
+    settle: bool = True
+    """False: the minimum of warm-up requests is all there is, settled or not."""
+
+    @property
+    def n_per_process(self) -> int:
+        return -(-self.n // self.processes)
+
+
+PROBE = Budget("probe", n=3, cap=3, settle=False)
+QUICK = Budget("quick", n=13, cap=26)
+STANDARD = Budget("standard", n=36, cap=72, processes=2)
+FULL = Budget("full", n=368, cap=368, processes=2)
+BUDGETS = {budget.name: budget for budget in (PROBE, QUICK, STANDARD, FULL)}
+
+MEDIAN_CI_HALF_WIDTH = 0.01
+"""A cell may stop once its median's 95 % CI is within this share of the median, on either side."""
+
+FINALIST_PROCESSES = 3
+
+CELLS: tuple[tuple[int, int], ...] = ((1, 1), (1, 4), (4, 1), (4, 4))
+"""(users, images) of the plan's Basic Performance Matrix."""
+
+
+@dataclass(frozen=True)
+class WarmupRule:
+    """When a shape counts as warm: no compile event in the last few requests and the last ones agree."""
+
+    minimum: int = 2
+    maximum: int = 8
+    """One more than this and the cell is ``unstable``."""
+    quiet: int = 2
+    """Requests at the end without a compile event."""
+    agreeing: int = 3
+    """Requests at the end whose spread ``(max - min) / min`` is within ``spread``."""
+    spread: float = 0.03
+
+
+WARMUP = WarmupRule()
+
+QUANTILE_SUPPORT = {25: 13, 50: 6, 90: 36, 99: 368}
+"""percentile -> smallest n for which a table prints it (METHOD.md section 3)."""
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class ComparisonRule:
+    """METHOD.md section 4."""
+
+    smallest_effect: float = 0.015
+    """A ratio whose CI lies within 1 +- this is SAME."""
+    processes_a_side: int = 2
+    """With fewer, the spread between the host's references is added to the CI."""
+    reference_drift: float = 0.02
+    """Neighbouring references further apart than this make the rows between them ``suspect``."""
+    reference_every: int = 8
+    """The reference is run again after this many rows on one GPU."""
+
+
+COMPARISON = ComparisonRule()
+
+
+@dataclass(frozen=True)
+class TelemetryRule:
+    """METHOD.md section 5."""
+
+    hertz: float = 10.0
+    slowdown_bits: int = 0x8 | 0x20 | 0x40 | 0x80
+    """NVML clock event reasons: hardware slowdown, thermal slowdowns, power brake."""
+    power_cap_bit: int = 0x4
+    overhead_share: float = 0.005
+    """Most that sampling and load generation may cost: of the median on a GPU, of CPU time on CPU."""
+    idle_wait_seconds: float = 20.0
+    """How long a row waits for the GPU to be free before it refuses."""
+    idle_memory_gb: float = 1.0
+    """Device memory in use above which a GPU is not free."""
+    curve_points: int = 200
+    """Most points that a drawn telemetry curve keeps."""
+
+
+TELEMETRY = TelemetryRule()
+
+
+@dataclass(frozen=True)
+class AnomalyRule:
+    """What a cell remarks on. Values past these are kept and marked, never dropped."""
+
+    drift_share: float = 0.03
+    """Median of the window's last third against its first third."""
+    outlier_ratio: float = 1.5
+    """A request this many times the median."""
+    load_per_cpu: float = 1.0
+    """Load average per CPU before the row started: somebody else is at work."""
+    power_cap_share: float = 0.05
+    temperature_c: float = 85.0
+
+
+ANOMALIES = AnomalyRule()
+
+
+@dataclass(frozen=True)
+class OutputRule:
+    """When an image is ``invalid_output``: not finite, of the wrong size, or flat."""
+
+    min_standard_deviation: float = 1.0
+    """Of the uint8 pixels. Random full-size weights give about 43, a constant image 0."""
+
+
+OUTPUT = OutputRule()
+
+
+@dataclass(frozen=True)
+class QualityTier:
+    """A row belongs to the first tier of which it holds every bound, as the median over the quality
+    prompts against the reference of its use case."""
+
+    name: str
+    max_latent_relative_error: float
+    """|latents - reference| / |reference|, Euclidean."""
+    min_psnr_db: float
+    min_ssim: float
+
+
+QUALITY_TIERS = (
+    QualityTier("lossless", max_latent_relative_error=0.02, min_psnr_db=35.0, min_ssim=0.98),
+    QualityTier("near", max_latent_relative_error=0.15, min_psnr_db=22.0, min_ssim=0.85),
+    QualityTier("lossy", max_latent_relative_error=float("inf"), min_psnr_db=0.0, min_ssim=-1.0),
+)
+NOISE_FLOOR_MARGIN = 1.1
+"""A row whose latent error is within this factor of the noise floor of its use case is lossless too:
+compile alone moves PSNR to 19-40 dB, and no reader can tell such a row from the reference run again."""

@@ -1,0 +1,65 @@
+"""Where things lie under ``results/``; the only module that spells these paths.
+
+    results/single_gpu/<gpu>/row-0042/<weights>/<attempt>/result.json ...
+    results/multi_gpu/<n>gpu/<gpu>/row-0042/<weights>/<attempt>/...
+    results/cpu/row-0042/<weights>/<attempt>/...
+    results/analysis/{charts,summaries}/
+
+The plan's tree has no place for rows without a GPU; ``cpu/`` is that place.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.matrix import Row
+
+RESULT = "result.json"
+REQUESTS = "requests.jsonl"
+TELEMETRY = "telemetry.csv.gz"
+LOG = "log.txt"
+EVENTS = "events.jsonl"
+IMAGES = "images"
+
+ATTEMPT = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+
+def new_attempt(now: datetime | None = None) -> str:
+    """``20261122T194600Z-9f3c``: sorts by time; the tail keeps two starts of one second apart."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def row_dir(results: Path, row: Row) -> Path:
+    name = f"row-{int(row.row):04d}" if row.row.isdigit() else f"row-{row.row}"
+    if row.gpu is None:
+        return results / "cpu" / name
+    if row.gpu_count == 1:
+        return results / "single_gpu" / row.gpu / name
+    return results / "multi_gpu" / f"{row.gpu_count}gpu" / row.gpu / name
+
+
+def attempt_dir(results: Path, row: Row, weights: str, attempt: str) -> Path:
+    return row_dir(results, row) / weights / attempt
+
+
+def attempts(results: Path) -> Iterator[Path]:
+    """Every attempt folder in the tree, finished or not, in path order; ``results/demo/`` is a tree of
+    its own and never mixed in."""
+    patterns = ("cpu", "single_gpu/*", "multi_gpu/*gpu/*")
+    for pattern in patterns:
+        for folder in sorted(results.glob(f"{pattern}/row-*/*/*")):
+            if folder.is_dir() and ATTEMPT.fullmatch(folder.name):
+                yield folder
+
+
+def charts_dir(results: Path) -> Path:
+    return results / "analysis" / "charts"
+
+
+def summaries_dir(results: Path) -> Path:
+    return results / "analysis" / "summaries"

@@ -1,0 +1,122 @@
+"""A row of matrix.csv: hardware + workload + use case + stack, and where it stands in the campaign.
+
+Ids are permanent: ``ROW=42`` means the same next year. Everything but ``row``, ``tier``, ``parent`` and
+``why`` is the row's identity, unique in the file, and never changes under an id.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Tier = Literal["core", "extended"]
+Model = Literal["flux.1-dev", "tiny"]
+Task = Literal["txt2img", "img2img", "inpaint"]
+Control = Literal["none", "canny", "depth", "pose"]
+
+TIERS: tuple[str, ...] = get_args(Tier)
+MODELS: tuple[str, ...] = get_args(Model)
+TASKS: tuple[str, ...] = get_args(Task)
+CONTROLS: tuple[str, ...] = get_args(Control)
+
+PLAIN = {
+    "quantization": "none",
+    "text_encoder": "none",
+    "attention": "sdpa",
+    "cache": "none",
+    "vae": "full",
+    "parallel": "none",
+    "compilation": "none",
+}
+"""axis -> the option that is the absence of an optimisation; precision has none."""
+
+AXIS_NAMES = ("precision", *PLAIN)
+"""The axes in column order."""
+
+BASELINE = {"precision": "fp32", **PLAIN}
+"""The plan's baseline: fp32 eager."""
+
+REFERENCE = {"precision": "bf16", **PLAIN}
+"""What speed-ups and quality are measured against: bf16 eager sdpa."""
+
+HARDWARE = re.compile(r"cpu|(?P<gpu>[a-z][a-z0-9]*?)x(?P<count>[1-9][0-9]*)")
+ROW_ID = re.compile(r"[1-9][0-9]*|p-[0-9a-f]{8}")
+"""A number in matrix.csv; ``p-`` and a hash of the content for a row planned from results."""
+
+Option = Annotated[str, Field(min_length=1)]
+
+
+class Row(BaseModel):
+    """One row, as it travels from host to runner: ``Row.model_validate_json(row.model_dump_json())``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    row: str = Field(pattern=rf"^({ROW_ID.pattern})$")
+    tier: Tier
+    hardware: str = Field(pattern=r"^(cpu|[a-z][a-z0-9]*x[1-9][0-9]*)$")
+    model: Model
+    size: int = Field(gt=0)
+    """Width and height in pixels."""
+    steps: int = Field(gt=0)
+    """Denoising steps asked for; img2img and inpaint execute ``int(min(steps * strength, steps))``."""
+    task: Task
+    control: Control
+    precision: Option
+    quantization: Option
+    text_encoder: Option
+    attention: Option
+    cache: Option
+    vae: Option
+    parallel: Option
+    compilation: Option
+    parent: str | None = None
+    """Id of the row that this one changes one option of; None for a root."""
+    why: str = ""
+
+    @property
+    def stack(self) -> dict[str, str]:
+        """axis -> option, in column order."""
+        return {axis: getattr(self, axis) for axis in AXIS_NAMES}
+
+    @property
+    def use_case(self) -> tuple[str, str]:
+        """(task, control)"""
+        return self.task, self.control
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What the row measures, as text; the row's part of a fingerprint. Its id, tier, parent and why
+        may be reworded without making a result stale."""
+        return tuple(str(getattr(self, column)) for column in IDENTITY)
+
+    @property
+    def gpu(self) -> str | None:
+        """``h100`` of ``h100x8``; None on cpu."""
+        match = HARDWARE.fullmatch(self.hardware)
+        return match["gpu"] if match else None
+
+    @property
+    def gpu_count(self) -> int:
+        match = HARDWARE.fullmatch(self.hardware)
+        return int(match["count"]) if match and match["count"] else 0
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.stack == BASELINE
+
+    @property
+    def is_reference(self) -> bool:
+        return self.stack == REFERENCE
+
+    @property
+    def label(self) -> str:
+        """``row 42 (cudnn+inductor on h100x1, txt2img)``: how messages name a row."""
+        changed = [option for axis, option in self.stack.items() if option != PLAIN.get(axis)]
+        case = self.task if self.control == "none" else f"{self.task}+{self.control}"
+        return f"row {self.row} ({'+'.join(changed)} on {self.hardware}, {case})"
+
+
+COLUMNS = tuple(Row.model_fields)
+IDENTITY = tuple(column for column in COLUMNS if column not in {"row", "tier", "parent", "why"})
