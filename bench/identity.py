@@ -1,0 +1,119 @@
+"""What makes two measurements one: the fingerprint of what ran, and the host it ran on.
+
+The runner writes both into the result and the fan-out computes both again to ask "is this row done
+here?", so they must agree to the byte, and neither may need torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from bench.matrix import Row
+
+MEASURED_PACKAGES = (
+    "torch",
+    "triton",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "torchao",
+    "bitsandbytes",
+    "optimum-quanto",
+    "gguf",
+    "kernels",
+    "fa3-fwd",
+    "flash-attn",
+    "sageattention",
+    "xfuser",
+    "distvae",
+    "torch-tensorrt",
+)
+"""Packages whose version can move a latency or an image. A change of any other (pytest, altair) must
+not make a night of GPU results stale."""
+
+TINY_WEIGHTS = Path(__file__).parent / "tiny" / "weights"
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Name -> version of what is installed out of ``MEASURED_PACKAGES``."""
+    found = {}
+    for name in MEASURED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def code_sha256(package: Path = Path(__file__).parent) -> str:
+    """Hash of the code that measures: ``bench/runner`` and ``bench/axes``. Editing a report, a chart or
+    the fan-out leaves results as fresh as they were."""
+    digest = hashlib.sha256()
+    for folder in ("axes", "runner"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def weights_sha256(folder: Path) -> str:
+    """Hash of every file of a diffusers directory, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def fingerprint(row: Row, weights: str, lock: str | None = None) -> str:
+    """What a result is a measurement of.
+
+    ``weights`` is the source: revision of ``hub`` and seed of ``synthetic`` are constants of the runner's
+    code, which is hashed; only ``tiny`` is data of its own. ``lock`` is the hash of an image's lock file,
+    None where packages were installed by hand and their versions stand for it.
+    """
+    data = weights_sha256(TINY_WEIGHTS) if weights == "tiny" else ""
+    versions = lock or " ".join(f"{name}=={version}" for name, version in sorted(packages().items()))
+    parts = (*row.identity, weights, data, code_sha256(), versions)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def host_id(gpu_uuids: Iterable[str]) -> str:
+    """Stands for 'the same host': the UUIDs of the GPUs that took part, or for a row without GPU a hash
+    of CPU model and machine id."""
+    uuids = sorted(gpu_uuids)
+    return "+".join(uuids) if uuids else cpu_host_id()
+
+
+@cache
+def cpu_host_id() -> str:
+    return "cpu-" + hashlib.sha256(f"{cpu_model()}\0{_machine_id()}".encode()).hexdigest()[:16]
+
+
+@cache
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _machine_id() -> str:
+    """Containers often have no machine id; their host name is then the best that there is."""
+    try:
+        return Path("/etc/machine-id").read_text().strip() or platform.node()
+    except OSError:
+        return platform.node()
