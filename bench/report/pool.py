@@ -1,0 +1,206 @@
+"""Attempts at one row on one host become one measurement (METHOD.md section 2, "Pooling").
+
+Only attempts of one fingerprint are pooled. The newest fingerprint that has numbers is the one shown;
+it is marked stale when a newer one exists without numbers, or when this checkout would measure the row
+with other code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from bench import identity, stats
+from bench.matrix import Row
+from bench.record import HAS_NUMBERS, Anomaly, Cell, Code, Distribution, Memory, Power, Result, Utilisation
+from bench.report.load import Attempt
+
+Shape = tuple[int, int]
+"""(users, images)"""
+
+Figures = TypeVar("Figures", Memory, Utilisation, Power)
+
+
+@dataclass(frozen=True)
+class PooledCell:
+    """One cell over every attempt that measured it."""
+
+    users: int
+    images: int
+    code: Code
+    """``ok``, ``unstable`` or ``suspect``: without numbers there is no pooled cell."""
+    runs: tuple[tuple[float, ...], ...]
+    """Latencies in seconds, one tuple a process, each in order of finishing."""
+    latency: Distribution
+    queue: Distribution | None
+    service: Distribution | None
+    stages: dict[str, Distribution]
+    throughput_images_per_s: float | None
+    batch_efficiency: float | None
+    memory: Memory
+    utilisation: Utilisation
+    power: Power
+    anomalies: tuple[Anomaly, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.latency.raw)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row on one host with one kind of weights."""
+
+    row: Row
+    weights: str
+    host_id: str
+    attempts: tuple[Attempt, ...]
+    """Those of the fingerprint that is shown, oldest first."""
+    cells: dict[Shape, PooledCell]
+    stale: str
+    """Why the numbers are of the past; empty while they are current."""
+
+    @property
+    def latest(self) -> Result:
+        return self.attempts[-1].result
+
+    def cell(self, users: int = 1, images: int = 1) -> PooledCell | None:
+        return self.cells.get((users, images))
+
+    @property
+    def status(self) -> Code:
+        return self.latest.status.code
+
+
+def measurements(attempts: Iterable[Attempt]) -> list[Measurement]:
+    """One a row, kind of weights and host; attempts that never saw their machine belong to none."""
+
+    def key(attempt: Attempt) -> tuple[str, ...]:
+        return (*attempt.row.identity, attempt.weights, attempt.host_id or "")
+
+    known = sorted((attempt for attempt in attempts if attempt.host_id), key=key)
+    return [_measurement(list(group)) for _, group in groupby(known, key=key)]
+
+
+def _measurement(attempts: list[Attempt]) -> Measurement:
+    """``attempts`` share row, weights and host."""
+    attempts.sort(key=lambda attempt: attempt.result.attempt)
+    newest = attempts[-1]
+    by_fingerprint: dict[str, list[Attempt]] = {}
+    for attempt in reversed(attempts):
+        by_fingerprint.setdefault(attempt.result.fingerprint, []).insert(0, attempt)
+    candidates = [(shown, _pool(shown)) for shown in by_fingerprint.values()]
+    shown, cells = next(((shown, cells) for shown, cells in candidates if cells), candidates[0])
+    return Measurement(
+        row=newest.row,
+        weights=newest.weights,
+        host_id=newest.host_id or "",
+        attempts=tuple(shown),
+        cells=cells,
+        stale=_stale(shown[-1], newest),
+    )
+
+
+def _stale(shown: Attempt, newest: Attempt) -> str:
+    if newest.result.fingerprint != shown.result.fingerprint:
+        return f"a newer attempt ({newest.result.attempt}) ended {newest.result.status.code}"
+    return "measured by other code than this checkout's" if _other_code(shown) else ""
+
+
+def _other_code(attempt: Attempt) -> bool:
+    """Whether this checkout would give the row another fingerprint on the packages it was measured with.
+
+    Results from an image carry the hash of its lock, which is not recorded beside it: nothing is said
+    about those.
+    """
+    environment = attempt.result.environment
+    if environment is None or environment.image_digest:
+        return False
+    measured = {
+        name: version for name, version in environment.packages.items() if name in identity.MEASURED_PACKAGES
+    }
+    versions = " ".join(f"{name}=={version}" for name, version in sorted(measured.items()))
+    return identity.fingerprint(attempt.row, attempt.weights, lock=versions) != attempt.result.fingerprint
+
+
+def shown_code(result: Result, cell: Cell) -> Code:
+    """The cell's own status, unless the attempt's forbids or marks every number in it."""
+    if cell.status.code is Code.OK and result.status.code in {Code.NOT_APPLIED, Code.SUSPECT}:
+        return result.status.code
+    return cell.status.code
+
+
+def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
+    found: dict[Shape, list[tuple[Code, Cell]]] = {}
+    for attempt in attempts:
+        for cell in attempt.result.cells:
+            code = shown_code(attempt.result, cell)
+            if code in HAS_NUMBERS and cell.latency is not None:
+                found.setdefault((cell.users, cell.images), []).append((code, cell))
+    pooled: dict[Shape, PooledCell] = {}
+    for shape, marked in sorted(found.items()):
+        code = Code.OK if any(code is Code.OK for code, _ in marked) else marked[-1][0]
+        pooled[shape] = _pool_cell(code, [cell for other, cell in marked if other is code], pooled)
+    return pooled
+
+
+def _pool_cell(code: Code, cells: Sequence[Cell], smaller: dict[Shape, PooledCell]) -> PooledCell:
+    """``smaller`` holds the cells of fewer images, from which a batch efficiency follows."""
+    first = cells[0]
+    latency = _together([cell.latency for cell in cells], first.users)
+    assert latency is not None  # _pool() took only cells that have one
+    alone = smaller.get((1, 1))
+    efficiency = first.batch_efficiency if len(cells) == 1 else None
+    if efficiency is None and alone is not None and first.users == 1 and first.images > 1:
+        efficiency = first.images * alone.latency.p50.value / latency.p50.value
+    stages = {name: [cell.stages.get(name) for cell in cells] for name in first.stages}
+    return PooledCell(
+        users=first.users,
+        images=first.images,
+        code=code,
+        runs=tuple(tuple(cell.latency.raw) for cell in cells if cell.latency),
+        latency=latency,
+        queue=_together([cell.queue for cell in cells], first.users),
+        service=_together([cell.service for cell in cells], first.users),
+        stages={name: stage for name, parts in stages.items() if (stage := _together(parts, first.users))},
+        throughput_images_per_s=_throughput(cells),
+        batch_efficiency=efficiency,
+        memory=_merge(Memory, [(cell.memory, cell.n) for cell in cells]),
+        utilisation=_merge(Utilisation, [(cell.utilisation, cell.n) for cell in cells]),
+        power=_merge(Power, [(cell.power, cell.n) for cell in cells]),
+        anomalies=tuple(anomaly for cell in cells for anomaly in cell.anomalies),
+    )
+
+
+def _together(parts: Sequence[Distribution | None], users: int) -> Distribution | None:
+    """One distribution as it is recorded; several as the statistics of all their values."""
+    present = [part for part in parts if part is not None]
+    if len(present) <= 1:
+        return present[0] if present else None
+    return stats.summarise([value for part in present for value in part.raw], users)
+
+
+def _throughput(cells: Sequence[Cell]) -> float | None:
+    """Images of all windows over the seconds of all windows."""
+    if len(cells) == 1:
+        return cells[0].throughput_images_per_s
+    windows = [cell.window_seconds for cell in cells]
+    if any(window is None for window in windows):
+        return None
+    return sum(cell.n * cell.images for cell in cells) / math.fsum(window or 0 for window in windows)
+
+
+def _merge(kind: type[Figures], parts: Sequence[tuple[Figures, int]]) -> Figures:
+    """Peaks and limits by their maximum, the rest by its mean over n requests; missing stays missing."""
+    merged: dict[str, float | None] = {}
+    for name in kind.model_fields:
+        values = [(value, n) for part, n in parts if (value := getattr(part, name)) is not None]
+        if "peak" in name or "limit" in name:
+            merged[name] = max((value for value, _ in values), default=None)
+        else:
+            total = sum(n for _, n in values)
+            merged[name] = sum(value * n for value, n in values) / total if total else None
+    return kind.model_validate(merged)
