@@ -36,9 +36,7 @@ class Gpu:
     def is_kind(self, kind: str) -> bool:
         """``h100`` is an "NVIDIA H100 80GB HBM3", but no "NVIDIA GH200"; ``rtx4090`` an "RTX 4090"."""
         words = re.findall(r"[a-z0-9]+", self.name.lower())
-        return kind in words or kind in {
-            first + second for first, second in zip(words, words[1:], strict=False)
-        }
+        return kind in words or kind in {first + second for first, second in pairwise(words)}
 
 
 def inventory(visible: str | None, nvml: Any = None) -> list[Gpu]:

@@ -1,0 +1,160 @@
+"""The local executor: one runner process in its own session, on this machine, in this environment.
+
+An executor is any object with ``start(job) -> Handle``; a handle has ``wait``, ``stop`` and ``kill``.
+That is all the fan-out knows of it, so the Docker and venv executors stand beside this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench import layout
+from bench.matrix import Row
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2), linux/prctl.h"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt to execute: all that an executor is told."""
+
+    row: Row
+    weights: str
+    budget: str
+    cells: tuple[tuple[int, int], ...]
+    """(users, images)"""
+    attempt_dir: Path
+    gpu_uuids: tuple[str, ...] = ()
+    lease_descriptors: tuple[int, ...] = ()
+    """Open lock files that must stay open for as long as the runner lives."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended: one of the two is set."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        return f"exit code {self.code}" if self.signal is None else f"killed by {signal_name(self.signal)}"
+
+
+class Handle(Protocol):
+    def wait(self, seconds: float) -> Exit | None:
+        """None while it still runs after this long."""
+
+    def stop(self) -> None:
+        """Ask the runner to finish: it writes what it has and exits."""
+
+    def kill(self) -> None:
+        """End every process of the attempt at once."""
+
+
+class Executor(Protocol):
+    def start(self, job: Job) -> Handle: ...
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def runner_arguments(job: Job) -> list[str]:
+    """The one line that crosses from host to runner; pasted into a shell it runs the row again."""
+    return [
+        f"--row-json={job.row.model_dump_json()}",
+        f"--weights={job.weights}",
+        f"--budget={job.budget}",
+        f"--cells={cells_text(job.cells)}",
+        f"--attempt-dir={job.attempt_dir}",
+    ]
+
+
+def cells_text(cells: Sequence[tuple[int, int]]) -> str:
+    """``1x1,1x4``"""
+    return ",".join(f"{users}x{images}" for users, images in cells)
+
+
+def runner_environment(caller: Mapping[str, str], gpu_uuids: Sequence[str]) -> dict[str, str]:
+    """The caller's environment unchanged, but for the GPUs that were leased for the row."""
+    if not gpu_uuids:
+        return dict(caller)
+    return {**caller, "CUDA_VISIBLE_DEVICES": ",".join(gpu_uuids)}
+
+
+class LocalExecutor:
+    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "bench", "run")) -> None:
+        self.command = tuple(command)
+
+    def start(self, job: Job) -> LocalHandle:
+        """The runner's output goes to the attempt's log, after whatever is there already."""
+        job.attempt_dir.mkdir(parents=True, exist_ok=True)
+        with (job.attempt_dir / layout.LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [*self.command, *runner_arguments(job)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=runner_environment(os.environ, job.gpu_uuids),
+                # A session of its own: Ctrl-C in the terminal reaches the fan-out alone, which then asks
+                # the runner to stop; and one killpg ends the runner with every helper it started.
+                start_new_session=True,
+                pass_fds=job.lease_descriptors,
+                preexec_fn=_stop_when_parent_dies(),
+            )
+        return LocalHandle(process)
+
+
+class LocalHandle:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait(self, seconds: float) -> Exit | None:
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.kill()  # what the runner started must not outlive it and disturb the next row
+        return Exit(signal=-code) if code < 0 else Exit(code=code)
+
+    def stop(self) -> None:
+        # The runner alone: its sampler has to live until the runner has closed its books.
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def _stop_when_parent_dies() -> Callable[[], None] | None:
+    """Run in the child before exec: a fan-out that is killed takes its runner along (by SIGTERM, so that
+    it still writes its result). Only Linux can."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask

@@ -1,0 +1,152 @@
+"""What became of an attempt: the runner's own word where it had the last one, else the host's verdict.
+
+Deciding is one table of signs and three pure functions; ``kernel_oom_kills`` is the one look at the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+from typing import Literal
+
+from bench.host.local import Exit
+from bench.record import Code, Result, Status
+
+OK_EXIT = 0
+STATUS_EXIT = 3
+"""What the runner exits with when its result.json says another status than ``ok``."""
+
+LOG_TAIL_LINES = 20
+
+DISK_FULL_BYTES = 1_000_000
+"""With less than this free where the results lie, a dead runner had no room to say why."""
+
+SIGNS: tuple[tuple[Code, re.Pattern[str], str], ...] = (
+    (
+        Code.INFRA,
+        re.compile(r"No space left on device|Errno 28\b|Disk quota exceeded"),
+        "the disk is full; free space and run the same command again",
+    ),
+    (
+        Code.INFRA,
+        re.compile(
+            r"driver/library version mismatch|driver version is insufficient|fallen off the bus"
+            r"|uncorrectable ECC|no CUDA-capable device|CUDA-capable device\(s\) is/are busy",
+            re.IGNORECASE,
+        ),
+        "the GPU or its driver failed; look at `nvidia-smi` and `dmesg`, then run the same command again",
+    ),
+    (
+        Code.OOM,
+        re.compile(
+            r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError|_STATUS_ALLOC_FAILED"
+        ),
+        "the GPU's memory ran out",
+    ),
+    (
+        Code.OOM,
+        re.compile(r"\bMemoryError\b|std::bad_alloc|can't allocate memory|Cannot allocate memory"),
+        "the machine's memory ran out",
+    ),
+)
+"""(status, what the log says, what to tell the reader). The last line that any sign matches decides: what
+came earlier in the log was survived."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the host saw of an attempt that is over."""
+
+    exit: Exit
+    stopped_for: Literal["timeout", "interrupt"] | None = None
+    """Why the host stopped it, if it did."""
+    after_seconds: float = 0.0
+    log_tail: tuple[str, ...] = ()
+    kernel_oom_kills: int = 0
+    """How often the kernel's out-of-memory killer struck on this machine meanwhile."""
+    free_disk_bytes: int | None = None
+
+
+def verdict(ending: Ending, written: Result | None, started: Result) -> Status | None:
+    """The status that the host must write; None when the runner's own stands.
+
+    ``written`` is what result.json holds now, None when it cannot be read; ``started`` is what the host
+    wrote before the runner began. The runner's word stands only when its exit code agrees with it: any
+    other end means that the file is what the last flush left.
+    """
+    finished = written is not None and written.status != started.status
+    if finished and written is not None:
+        if ending.exit.code == OK_EXIT and written.status.code is Code.OK:
+            return None
+        own_word = ending.exit.code == STATUS_EXIT and written.status.code is not Code.OK
+        # A runner that was asked to stop says `interrupted`; that it hung is for the host to say.
+        if own_word and not (ending.stopped_for == "timeout" and written.status.code is Code.INTERRUPTED):
+            return None
+    code, reason = _classify(ending)
+    return Status(code=code, reason=reason, log_tail=list(ending.log_tail), exit_code=ending.exit.code)
+
+
+def _classify(ending: Ending) -> tuple[Code, str]:
+    if ending.stopped_for == "timeout":
+        return Code.TIMEOUT, f"not done after {ending.after_seconds:.0f} s; raise --timeout, or see the log"
+    if ending.stopped_for == "interrupt":
+        return Code.INTERRUPTED, "stopped on request; the same command goes on from here"
+    for line in reversed(ending.log_tail):
+        for code, sign, meaning in SIGNS:
+            if sign.search(line):
+                return code, f"{meaning} ({ending.exit}: {line.strip()[:300]})"
+    if ending.exit.signal == SIGKILL and ending.kernel_oom_kills:
+        return Code.OOM, "the kernel's out-of-memory killer ended the runner; its machine memory ran out"
+    if ending.free_disk_bytes is not None and ending.free_disk_bytes < DISK_FULL_BYTES:
+        return Code.INFRA, f"the disk is full ({ending.exit}); free space and run the same command again"
+    if ending.exit.code in (OK_EXIT, STATUS_EXIT):
+        return Code.CRASHED, f"the runner ended with {ending.exit}, but its result does not say so"
+    return Code.CRASHED, f"the runner ended with {ending.exit}; the last lines of its log stand below"
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES, window_bytes: int = 65536) -> tuple[str, ...]:
+    """The last lines of a log that may be huge, or missing."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - window_bytes))
+            text = log.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ()
+    return tuple(line[:1000] for line in text.splitlines() if line.strip())[-lines:]
+
+
+def kernel_oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How often the kernel has killed for memory in our control group, ever; v2, v1, else machine-wide.
+
+    Inside a container /proc names the group as the host sees it while the mount shows it as the root, so
+    both places are tried.
+    """
+    for path in (*_memory_files(proc, cgroups), proc / "vmstat"):
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        if match := re.search(r"^oom_kill (\d+)$", text, re.MULTILINE):
+            return int(match[1])
+    return 0
+
+
+def _memory_files(proc: Path, cgroups: Path) -> Sequence[Path]:
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return ()
+    files: list[Path] = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            root, name = cgroups / "memory", "memory.oom_control"
+        elif not controllers:
+            root, name = cgroups, "memory.events"
+        else:
+            continue
+        files += [root / group.lstrip("/") / name, root / name]
+    return files
