@@ -42,7 +42,7 @@ REFERENCE = {"precision": "bf16", **PLAIN}
 """What speed-ups and quality are measured against: bf16 eager sdpa."""
 
 HARDWARE = re.compile(r"cpu|(?P<gpu>[a-z][a-z0-9]*?)x(?P<count>[1-9][0-9]*)")
-ROW_ID = re.compile(r"[1-9][0-9]*|p-[0-9a-f]{8}")
+ROW_ID = re.compile(r"[1-9][0-9]{0,8}|p-[0-9a-f]{8}")
 """A number in matrix.csv; ``p-`` and a hash of the content for a row planned from results."""
 
 Option = Annotated[str, Field(min_length=1)]
@@ -71,9 +71,10 @@ class Row(BaseModel):
     vae: Option
     parallel: Option
     compilation: Option
-    parent: str | None = None
+    parent: str | None = Field(default=None, pattern=rf"^({ROW_ID.pattern})$")
     """Id of the row that this one changes one option of; None for a root."""
-    why: str = ""
+    why: str = Field(default="", pattern=r"^[^\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]*$")
+    """One line of text."""
 
     @property
     def stack(self) -> dict[str, str]:

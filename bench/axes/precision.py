@@ -117,13 +117,13 @@ def _float32_rounding(option: str, device: str) -> Evidence:
     return {"float32_product_relative_error": error}
 
 
-def _option(id: str, title: str) -> Option:
-    return Option(id, title, verify=partial(_verify, id), apply=partial(_apply, id))
+def _option(id: str, title: str, *, needs_gpu: bool = False) -> Option:
+    return Option(id, title, verify=partial(_verify, id), apply=partial(_apply, id), needs_gpu=needs_gpu)
 
 
 OPTIONS = (
     _option("fp32", "FP32 (TF32 off)"),
-    _option("tf32", "FP32 with TF32"),
+    _option("tf32", "FP32 with TF32", needs_gpu=True),
     _option("fp16", "FP16"),
     _option("bf16", "BF16"),
 )

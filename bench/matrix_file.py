@@ -1,0 +1,263 @@
+"""matrix.csv: strict reading and writing.
+
+Reading tells every mistake of the file at once, each with its line and column, and never guesses:
+whoever edited the file gets one list to mend, and nothing is run from a file that is half right.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, HARDWARE, IDENTITY, MODELS, PLAIN, TASKS, TIERS, Row
+
+TINY_SIZE = 128
+"""The only size that the shipped tiny model was trained at, in pixels."""
+
+PIXELS_A_TOKEN = 16
+"""Side of the square that one image token covers: 8 in the VAE, 2 in the patch."""
+
+_FIELD = re.compile(r'"(?:[^"]|"")*"|[^,]*')
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One mistake. Line and column count characters from 1, as editors do."""
+
+    line: int
+    column: int
+    message: str
+
+
+class MatrixError(Exception):
+    """The file holds mistakes: all of them, in the order of the file."""
+
+    def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
+        self.path = path
+        self.problems = sorted(problems)
+        super().__init__("\n".join(f"{path}:{p.line}:{p.column}: {p.message}" for p in self.problems))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the file, split. ``fields`` holds the columns that the header names and we know."""
+
+    number: int
+    text: str
+    fields: Mapping[str, str]
+    places: Mapping[str, int]
+    """column name -> index of its field in the line"""
+
+    def problem(self, column: str, message: str) -> Problem:
+        return Problem(self.number, _start_of(self.text, self.places[column]), f"{column}: {message}")
+
+
+def read(path: Path) -> list[Row]:
+    """Every row of the file, in its order. Raises MatrixError, or FileNotFoundError."""
+    rows, problems = parse(path.read_bytes())
+    if problems:
+        raise MatrixError(path, problems)
+    return rows
+
+
+def parse(data: bytes) -> tuple[list[Row], list[Problem]]:
+    """The rows that can be read and all that is wrong, in one pass over the file."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        column = len(before) - before.rfind("\n")
+        return [], [Problem(before.count("\n") + 1, column, f"not UTF-8: byte 0x{data[error.start]:02x}")]
+    if not text:
+        return [], [Problem(1, 1, f"empty file; its first line must be {','.join(COLUMNS)}")]
+    lines = text.split("\n")
+    problems: list[Problem] = []
+    if lines[-1] == "":
+        lines.pop()
+    else:
+        problems.append(
+            Problem(len(lines), len(lines[-1]) + 1, "the last line does not end: the file was cut")
+        )
+    header, wrong = _header(lines[0])
+    problems += wrong
+    places = {name: place for place, name in enumerate(header) if name in COLUMNS}
+    entries = []
+    for number, line in enumerate(lines[1:], start=2):
+        fields, wrong = _split(number, line, len(header))
+        problems += wrong
+        # A line that cannot be split still has its id, or its children would be called orphans.
+        readable = ["row"] if wrong else list(places)
+        values = {
+            name: fields[place] for name, place in places.items() if name in readable and place < len(fields)
+        }
+        entries.append(_Line(number, line, values, places))
+    for entry in entries:
+        problems += _field_problems(entry)
+    problems += _relation_problems(entries)
+    rows = [] if problems else [Row.model_validate(_typed(entry.fields)) for entry in entries]
+    return rows, problems
+
+
+def dump(rows: Iterable[Row]) -> str:
+    """The file's text. ``parse(dump(rows).encode())`` gives the same rows back."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
+    return buffer.getvalue()
+
+
+def _header(line: str) -> tuple[list[str], list[Problem]]:
+    names, problems = _split(1, line, None)
+    for place, name in enumerate(names):
+        at = _start_of(line, place)
+        if name not in COLUMNS:
+            problems.append(Problem(1, at, f"unknown column {name!r}{_near(name, COLUMNS)}"))
+        elif name in names[:place]:
+            problems.append(Problem(1, at, f"column {name!r} stands twice"))
+    for name in COLUMNS:
+        if name not in names:
+            problems.append(Problem(1, len(line) + 1, f"column {name!r} is missing"))
+    if not problems and tuple(names) != COLUMNS:
+        problems.append(Problem(1, 1, f"columns are in another order than {','.join(COLUMNS)}"))
+    return names, problems
+
+
+def _split(number: int, line: str, expected: int | None) -> tuple[list[str], list[Problem]]:
+    """The fields; a best guess at them, good for the id only, where there is a problem."""
+    if not line:
+        return [], [Problem(number, 1, "empty line")]
+    control = _CONTROL_CHARACTER.search(line)
+    if control:
+        return line.split(","), [Problem(number, control.start() + 1, f"control character {control[0]!r}")]
+    try:
+        fields = next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        message = f"not CSV ({error}); a field holds no line break, and quotes in it are doubled"
+        return line.split(","), [Problem(number, 1, message)]
+    if expected is not None and len(fields) != expected:
+        at = _start_of(line, expected) if len(fields) > expected else len(line) + 1
+        return fields, [Problem(number, at, f"{len(fields)} fields; the header names {expected}")]
+    return fields, []
+
+
+def _start_of(line: str, place: int) -> int:
+    """Where the field with this index starts, counted from 1."""
+    start = 0
+    for _ in range(place):
+        match = _FIELD.match(line, start)
+        start = (match.end() if match else start) + 1
+    return start + 1
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+
+
+def _field_problems(entry: _Line) -> Iterator[Problem]:
+    from bench.axes import AXES
+
+    closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS}
+    for column, value in entry.fields.items():
+        if column in closed and value not in closed[column]:
+            yield entry.problem(column, f"unknown {column} {value!r}{_near(value, closed[column])}")
+        elif column in AXES and value not in AXES[column]:
+            yield entry.problem(column, f"unknown option {value!r}{_near(value, AXES[column])}")
+        elif column in {"row", "size", "steps"} and not _NUMBER.fullmatch(value):
+            yield entry.problem(column, f"{value!r} is not a whole number above 0, written plainly")
+        elif column == "hardware" and not HARDWARE.fullmatch(value):
+            yield entry.problem(column, f"{value!r} is not hardware; write cpu or <gpu>x<count>, like h100x8")
+        elif column == "parent" and value and not _NUMBER.fullmatch(value):
+            yield entry.problem(column, f"{value!r} is not the id of a row of this file")
+    yield from _hardware_problems(entry)
+
+
+def _hardware_problems(entry: _Line) -> Iterator[Problem]:
+    """What the row asks of its hardware that it is not, by definition, able to give."""
+    get = entry.fields.get
+    hardware = HARDWARE.fullmatch(get("hardware", ""))
+    size = get("size", "")
+    if _NUMBER.fullmatch(size):
+        if get("model") == "tiny" and int(size) != TINY_SIZE:
+            yield entry.problem("size", f"{size}: the tiny model works at {TINY_SIZE} only")
+        elif int(size) % PIXELS_A_TOKEN:
+            yield entry.problem("size", f"{size} is not a multiple of {PIXELS_A_TOKEN}")
+    if hardware is None:
+        return
+    if hardware["gpu"] is None and get("model") == "flux.1-dev":
+        yield entry.problem("hardware", "flux.1-dev does not run on cpu; its rows there use the tiny model")
+    if hardware["count"] not in {None, "1"} and get("parallel") == PLAIN["parallel"]:
+        message = f"a stack for one GPU stands under {hardware['gpu']}x1, not {hardware[0]}"
+        yield entry.problem("hardware", message)
+
+
+def _relation_problems(entries: list[_Line]) -> Iterator[Problem]:
+    """Ids and identities that stand twice, ids out of order, parents that are none."""
+    by_id: dict[str, _Line] = {}
+    by_identity: dict[tuple[str, ...], _Line] = {}
+    last_id = 0
+    for entry in entries:
+        row_id = entry.fields.get("row")
+        if row_id is not None and _NUMBER.fullmatch(row_id):
+            if row_id in by_id:
+                yield entry.problem("row", f"id {row_id} already stands in line {by_id[row_id].number}")
+            elif int(row_id) != last_id + 1:
+                yield entry.problem("row", f"id {row_id} follows {last_id}: rows are appended, none removed")
+            by_id.setdefault(row_id, entry)
+            last_id = max(last_id, int(row_id))
+        if all(column in entry.fields for column in IDENTITY):
+            identity = tuple(entry.fields[column] for column in IDENTITY)
+            twin = by_identity.setdefault(identity, entry)
+            if twin is not entry:
+                where = f"row {twin.fields.get('row', '?')} in line {twin.number}"
+                yield Problem(entry.number, 1, f"the same hardware, workload, use case and stack as {where}")
+    for entry in entries:
+        message = _parent_problem(entry, by_id)
+        if message:
+            yield entry.problem("parent", message)
+
+
+def _parent_problem(entry: _Line, by_id: Mapping[str, _Line]) -> str | None:
+    """Why the parent of a row is not one: a parent stands above, on the same hardware, with the same
+    workload and use case, and differs in exactly one option."""
+    fields = entry.fields
+    if "parent" not in fields:
+        return None
+    if not fields["parent"]:
+        layers = [
+            axis for axis, plain in PLAIN.items() if axis != "parallel" and fields.get(axis, plain) != plain
+        ]
+        return f"missing, though {', '.join(layers)} could be undone" if layers else None
+    if not _NUMBER.fullmatch(fields["parent"]):
+        return None
+    parent = by_id.get(fields["parent"])
+    if parent is None:
+        return f"row {fields['parent']} does not exist"
+    if parent.number >= entry.number:
+        return f"row {fields['parent']} does not stand above this row"
+    comparable = [column for column in IDENTITY if column in fields and column in parent.fields]
+    changed = [column for column in comparable if fields[column] != parent.fields[column]]
+    elsewhere = [column for column in changed if column not in AXIS_NAMES]
+    if elsewhere:
+        return f"row {fields['parent']} has another {', '.join(elsewhere)}"
+    if len(changed) > 1:
+        return f"row {fields['parent']} differs in {len(changed)} options, not in one: {', '.join(changed)}"
+    return None
+
+
+def _typed(fields: Mapping[str, str]) -> dict[str, object]:
+    return {
+        **fields,
+        "size": int(fields["size"]),
+        "steps": int(fields["steps"]),
+        "parent": fields["parent"] or None,
+    }

@@ -1,0 +1,159 @@
+"""The plan's phases: which rows each one declares, and which phase a row belongs to.
+
+Only phase 1 and the single-layer rows of phase 3 are declared so far. ``fluxbench matrix`` appends what
+stands here and not in matrix.csv; a declaration, once appended, keeps its id for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
+from bench.rules import refusals
+
+PHASES = {
+    1: "Baseline establishment",
+    2: "Quantization testing",
+    3: "Inference optimization integration",
+    4: "Parallel processing optimization",
+    5: "Final optimization stack",
+}
+"""number -> the plan's title. Phase 5 chooses among results, so no row is derived to be in it."""
+
+HARDWARE = ("a100x1", "h100x1", "cpu")
+WORKLOADS = {"cpu": ("tiny", 128, 28)}
+"""hardware -> (model, size, steps) where it is not the usual one."""
+USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
+
+USE_CASES = tuple(product(TASKS, CONTROLS))
+CORE_CONTROLS = {"none", "canny"}
+"""Depth and pose are extended: the same compute through one union ControlNet."""
+
+BASELINE_PRECISIONS = {
+    "fp32": "baseline: the plan's starting point",
+    "fp16": "half precision against the fp32 baseline",
+    "bf16": "reference: speed-ups and quality are measured against it",
+}
+
+Stack = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One option put on the reference, or on the baseline, alone."""
+
+    axis: str
+    option: str
+    why: str
+    on: str = "bf16"
+    """Precision of the parent."""
+    extended: bool = False
+    """Whether the extended use cases (depth, pose) have the row too."""
+
+
+LAYERS = (
+    Layer("precision", "tf32", "what TF32 alone gives fp32 weights", on="fp32"),
+    Layer("compilation", "inductor", "regional compile alone; noise floor", extended=True),
+    Layer("attention", "cudnn", "cuDNN attention alone; noise floor", extended=True),
+    Layer("attention", "native-flash", "torch's FlashAttention 2 alone; noise floor", extended=True),
+    Layer("vae", "tiled", "tiled decode alone: memory bought with time"),
+    Layer("vae", "sliced", "sliced decode alone: memory of a batch bought with time"),
+)
+"""The rows called noise floor are the reference under compile and under another attention backend: how
+far images move when nothing was meant to change. Every use case has them."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A row that a phase asks for, before it has an id."""
+
+    identity: tuple[str, ...]
+    """As ``Row.identity``."""
+    tier: str
+    parent: tuple[str, ...] | None
+    """Identity of the parent, which is declared earlier."""
+    why: str
+
+
+def phase_of(row: Row) -> int:
+    """The earliest phase that the row's stack belongs to."""
+    layers = {axis for axis, plain in PLAIN.items() if row.stack[axis] != plain}
+    if row.gpu_count > 1 or "parallel" in layers:
+        return 4
+    if layers - {"quantization", "text_encoder"}:
+        return 3
+    return 2 if layers else 1
+
+
+def declared() -> Iterator[Declared]:
+    """Every row that the phases ask for; parents come before their children."""
+    for hardware, use_case in product(HARDWARE, USE_CASES):
+        for precision, why in BASELINE_PRECISIONS.items():
+            parent = None if precision == "fp32" else BASELINE
+            yield _declare(hardware, use_case, {**PLAIN, "precision": precision}, parent, why)
+    for hardware, layer, use_case in product(HARDWARE, LAYERS, USE_CASES):
+        if use_case[1] in CORE_CONTROLS or layer.extended:
+            parent = REFERENCE | {"precision": layer.on}
+            yield _declare(hardware, use_case, parent | {layer.axis: layer.option}, parent, layer.why)
+
+
+def _declare(
+    hardware: str, use_case: tuple[str, str], stack: Stack, parent: Stack | None, why: str
+) -> Declared:
+    workload = WORKLOADS.get(hardware, USUAL_WORKLOAD)
+    place = (hardware, *map(str, workload), *use_case)
+    return Declared(
+        identity=_identity(place, stack),
+        tier="core" if use_case[1] in CORE_CONTROLS else "extended",
+        parent=None if parent is None else _identity(place, parent),
+        why=why,
+    )
+
+
+def _identity(place: tuple[str, ...], stack: Stack) -> tuple[str, ...]:
+    return (*place, *(stack[axis] for axis in AXIS_NAMES))
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """The rows with what is declared and missing appended. Ids and identities stay; tier, parent and why
+    follow the declarations. Declared rows that a rule refuses are left out."""
+    by_identity = {row.identity: row for row in rows}
+    next_id = max((int(row.row) for row in by_identity.values()), default=0) + 1
+    for wanted in declared():
+        known = by_identity.get(wanted.identity)
+        parent = by_identity.get(wanted.parent) if wanted.parent else None
+        row = Row.model_validate(
+            {
+                **dict(zip(IDENTITY, wanted.identity, strict=True)),
+                "row": known.row if known else str(next_id),
+                "tier": wanted.tier,
+                "parent": parent.row if parent else None,
+                "why": wanted.why,
+            }
+        )
+        if refusals(row):
+            continue
+        by_identity[wanted.identity] = row
+        next_id += known is None
+    return list(by_identity.values())
+
+
+def drift(rows: list[Row]) -> list[str]:
+    """How the file and the declarations disagree, one sentence each; empty when they agree."""
+    asked_for = {wanted.identity for wanted in declared()}
+    expected = merged(rows)
+    sentences = [
+        f"row {row.row} is declared by no phase: add it to bench/phases.py"
+        for row in rows
+        if row.identity not in asked_for
+    ]
+    for row, other in zip(rows, expected, strict=False):
+        changed = [name for name in ("tier", "parent", "why") if getattr(row, name) != getattr(other, name)]
+        sentences += [
+            f"row {row.row}: {name} is {getattr(row, name)!r}, declared {getattr(other, name)!r}"
+            for name in changed
+        ]
+    sentences += [f"missing: {row.label}, {row.why}" for row in expected[len(rows) :]]
+    return sentences
