@@ -59,8 +59,10 @@ _SHADES = np.array([[[s * c for c in rgb] for s in SHADE] for rgb in COLOURS.val
 
 def _nearest_colour(pixels: np.ndarray) -> np.ndarray:
     """(..., 3) -> (...) index of the nearest colour in any shade."""
-    difference = pixels[..., None, None, :].astype(np.float32) - _SHADES
-    return np.square(difference).sum(-1).min(-1).argmin(-1)
+    shades = _SHADES.reshape(-1, 3)
+    # |p - s|^2 without |p|^2, which is the same for every shade.
+    distance = np.square(shades).sum(-1) - 2 * pixels.astype(np.float32) @ shades.T
+    return distance.argmin(-1) // len(SHADE)
 
 
 def _unit_areas() -> dict[str, float]:
