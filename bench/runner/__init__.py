@@ -1,0 +1,1 @@
+"""What runs inside the image: one row, from idle check to result.json."""
