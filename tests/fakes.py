@@ -1,0 +1,409 @@
+"""Realistic results without running anything: for tests of what reads results. Never for a table.
+
+Numbers are drawn from a seeded generator around FACTS.md's sizes and agree with each other as a real
+attempt's do (users queue behind one server, windows contain their requests, throughput follows from
+both), so a fake tree passes ``fluxbench check``.
+
+    row = fake_row(hardware="h100x1", compilation="inductor", row="42", parent="40")
+    result = fake_result(row, median_seconds=3.9)
+    folder = write_attempt(results, result)          # result.json and its files, in the plan's tree
+    fake_tree(results, [row, ...], attempts=2)       # many at once
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import layout, record, stats
+from bench.matrix import PLAIN, REFERENCE, Row
+
+START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+STEPS_SHARE = 0.97
+"""Denoising's share of a request; the rest is text encoding and decoding."""
+
+GPU_NAMES = {
+    "h100": "NVIDIA H100 80GB HBM3",
+    "h200": "NVIDIA H200",
+    "a100": "NVIDIA A100-SXM4-80GB",
+}
+GPU_MEMORY_GB = {"h100": 85.5, "h200": 150.8, "a100": 85.9}
+
+
+def fake_row(**changes: Any) -> Row:
+    """The reference row on one H100, but for ``changes``."""
+    row: dict[str, Any] = {
+        "row": "1",
+        "tier": "core",
+        "hardware": "h100x1",
+        "model": "tiny" if changes.get("hardware") == "cpu" else "flux.1-dev",
+        "task": "txt2img",
+        "control": "none",
+        "size": 1024,
+        "steps": 28,
+        **REFERENCE,
+        "parent": None,
+        "why": "a fake row of the tests",
+        **changes,
+    }
+    if row["model"] == "tiny" and "size" not in changes:
+        row["size"] = 128
+    return Row(**row)
+
+
+def fake_latencies(
+    median_seconds: float, users: int, n: int, rng: np.random.Generator, spread: float = 0.004
+) -> tuple[list[float], list[float], float]:
+    """(latency, service, window): closed-loop users behind one server, the first round dropped. The last
+    ``users - 1`` requests of that round finish inside the window."""
+    tails = np.where(rng.random(n + users - 1) < 0.03, rng.uniform(1.02, 1.08, n + users - 1), 1.0)
+    services = median_seconds * rng.lognormal(0.0, spread, n + users - 1) * tails
+    latencies = np.convolve(services, np.ones(users), "valid")
+    return latencies.tolist(), services[users - 1 :].tolist(), float(services.sum())
+
+
+def fake_cell(
+    users: int,
+    images: int,
+    *,
+    n: int = 36,
+    median_seconds: float = 5.25,
+    code: record.Code = record.Code.OK,
+    reason: str = "",
+    seed: int = 0,
+    gpu: bool = True,
+) -> record.Cell:
+    """``median_seconds`` is the service time of one image; four take 3.95 times as long."""
+    status = record.Status(code=code, reason=reason or ("" if code is record.Code.OK else f"fake {code}"))
+    if code not in record.HAS_NUMBERS:
+        return record.Cell(users=users, images=images, status=status)
+    rng = np.random.default_rng([seed, users, images])
+    one = median_seconds * (images * 0.9875 if images > 1 else 1.0)
+    latency, service, window = fake_latencies(one, users, n, rng)
+    queue = [max(0.0, total - own) for total, own in zip(latency, service, strict=True)]
+    shares = {"text": 0.01, "denoise": STEPS_SHARE, "decode": 0.02, "step": STEPS_SHARE / 28}
+    return record.Cell(
+        users=users,
+        images=images,
+        status=status,
+        n=n,
+        window_seconds=window,
+        latency=stats.summarise(latency, users),
+        queue=stats.summarise(queue, users),
+        service=stats.summarise(service),
+        stages={name: stats.summarise([s * share for s in service]) for name, share in shares.items()},
+        throughput_images_per_s=(n + users - 1) * images / window,
+        memory=fake_memory(images, gpu),
+        utilisation=record.Utilisation(
+            gpu_busy_avg_percent=99.1 if gpu else None,
+            gpu_busy_peak_percent=100.0 if gpu else None,
+            cpu_avg_percent=12.5,
+            sm_clock_avg_mhz=1755.0 if gpu else None,
+            memory_clock_avg_mhz=2619.0 if gpu else None,
+            temperature_peak_c=61.0 if gpu else None,
+        ),
+        power=record.Power(
+            average_w=655.0,
+            limit_w=700.0,
+            energy_per_image_j=655.0 * window / (n + users - 1) / images,
+            power_cap_share=0.02,
+        )
+        if gpu
+        else record.Power(),
+        warmup_seconds=[one * 1.4, one * 1.01, one, one],
+    )
+
+
+def fake_memory(images: int, gpu: bool) -> record.Memory:
+    if not gpu:
+        return record.Memory(total_gb=16.8, process_rss_peak_gb=1.1 + 0.1 * images)
+    peak = 36.0 + 1.5 * images
+    return record.Memory(
+        total_gb=85.5,
+        idle_gb=0.6,
+        used_avg_gb=peak - 1,
+        used_peak_gb=peak,
+        used_avg_percent=(peak - 1) / 0.855,
+        used_peak_percent=peak / 0.855,
+        torch_allocated_peak_gb=peak - 2,
+        torch_reserved_peak_gb=peak - 1,
+        process_rss_peak_gb=6.5,
+    )
+
+
+def fake_environment(row: Row, host: int = 0) -> record.Environment:
+    """``host`` tells machines of one kind apart."""
+    uuids = [f"GPU-{host:08x}-0000-0000-0000-{index:012x}" for index in range(row.gpu_count)]
+    gpus = [
+        record.Gpu(
+            name=GPU_NAMES.get(row.gpu or "", (row.gpu or "").upper()),
+            uuid=uuid,
+            memory_total_gb=GPU_MEMORY_GB.get(row.gpu or "", 80.0),
+            power_limit_w=700.0,
+            ecc=True,
+            mig=False,
+        )
+        for uuid in uuids
+    ]
+    return record.Environment(
+        gpus=gpus,
+        driver="580.65.06" if gpus else None,
+        cuda="13.0" if gpus else None,
+        cudnn="9.15.1" if gpus else None,
+        host_id="+".join(uuids) or f"cpu-{host:016x}",
+        cpu_model="Fake CPU @ 2.00GHz",
+        cpu_count=16,
+        memory_total_gb=137.4,
+        load_average=(0.3, 0.2, 0.1),
+        python="3.11.2",
+        packages={"torch": "2.11.0", "diffusers": "0.42.1", "transformers": "5.17.0"},
+        git_commit="0" * 40,
+        git_dirty=False,
+    )
+
+
+def fake_weights(row: Row, source: str) -> record.Weights:
+    parameters = 3_000_000 if source == "tiny" else 11_901_408_320
+    size = 4 if row.precision in {"fp32", "tf32"} else 2
+    return record.Weights(
+        source=source,  # type: ignore[arg-type]
+        id=f"{source}@fake",
+        transformer_parameters=parameters,
+        transformer_bytes=parameters * size,
+    )
+
+
+def fake_result(
+    row: Row | None = None,
+    *,
+    weights: str | None = None,
+    cells: Sequence[record.Cell] | None = None,
+    shapes: Iterable[tuple[int, int]] = ((1, 1), (1, 4), (4, 1), (4, 4)),
+    n: int = 36,
+    median_seconds: float = 5.25,
+    code: record.Code | None = None,
+    reason: str = "",
+    budget: str = "standard",
+    seed: int = 0,
+    host: int = 0,
+    minutes: float = 0,
+    fingerprint: str | None = None,
+    log_tail: Sequence[str] = (),
+) -> record.Result:
+    """One attempt. ``minutes`` after START it began; ``seed`` changes the values, ``host`` the machine.
+
+    ``cells`` as given, or one of each of ``shapes``. With a ``code`` that has no numbers the attempt ends
+    with that status and no cell; otherwise the status follows from the cells, the worst wins.
+    """
+    row = row or fake_row()
+    weights = weights or ("tiny" if row.model == "tiny" else "synthetic")
+    gpu = row.gpu is not None
+    if cells is None and (code is None or code in record.HAS_NUMBERS):
+        mark = code or record.Code.OK
+        cells = [
+            fake_cell(users, images, n=n, median_seconds=median_seconds, code=mark, seed=seed, gpu=gpu)
+            for users, images in shapes
+        ]
+    cells = with_batch_efficiency(cells or [])
+    status = record.Status(
+        code=code or worst(cells), reason=reason, log_tail=list(log_tail), exit_code=None if not code else 1
+    )
+    if status.code is not record.Code.OK and not status.reason:
+        status = status.model_copy(update={"reason": f"fake {status.code}: see log.txt"})
+    ran = status.code not in {record.Code.UNSUPPORTED, record.Code.UNAVAILABLE, record.Code.INFRA}
+    started = START + timedelta(minutes=minutes)
+    measuring = sum(cell.window_seconds or 0.0 for cell in cells)
+    warming = sum(sum(cell.warmup_seconds) for cell in cells)
+    identity = "\0".join((*row.identity, weights))
+    return record.Result(
+        status=status,
+        row=row.model_dump(),
+        attempt=f"{started:%Y%m%dT%H%M%SZ}-{(seed * 7919 + host) % 65536:04x}",
+        budget=budget,  # type: ignore[arg-type]
+        started_at=started.isoformat(),
+        weights=fake_weights(row, weights) if ran else None,
+        fingerprint=fingerprint or f"{zlib.crc32(identity.encode()):08x}" * 8,
+        manifest_sha256=f"{zlib.crc32(repr((row.task, row.control, row.size)).encode()):08x}" * 8,
+        effective={axis: {"option": option, "fake": True} for axis, option in row.stack.items()}
+        if ran
+        else {},
+        environment=fake_environment(row, host),
+        phases=fake_phases(row, measuring) if ran else [],
+        warmup=fake_warmup(row, cells) if cells else None,
+        first_request_seconds=median_seconds * 1.02 if cells else None,
+        cells=list(cells),
+        stability=record.Stability(drift_percent=0.2, throttled_share=0.0 if gpu else None)
+        if cells
+        else None,
+        cost=record.Cost(
+            wall_seconds=measuring + warming + 40,
+            measuring_seconds=measuring,
+            warmup_seconds=warming,
+            bookkeeping_seconds=40.0,
+            gpu_hours=(measuring + warming + 40) * row.gpu_count / 3600 if gpu else None,
+        ),
+    )
+
+
+def with_batch_efficiency(cells: Sequence[record.Cell]) -> list[record.Cell]:
+    single = next((c.latency for c in cells if (c.users, c.images) == (1, 1) and c.latency), None)
+    return [
+        cell.model_copy(
+            update={"batch_efficiency": cell.images * single.p50.value / cell.latency.p50.value}
+            if single and cell.latency and cell.users == 1 and cell.images > 1
+            else {}
+        )
+        for cell in cells
+    ]
+
+
+def worst(cells: Sequence[record.Cell]) -> record.Code:
+    codes = [cell.status.code for cell in cells]
+    return next((code for code in codes if code is not record.Code.OK), record.Code.OK)
+
+
+def fake_phases(row: Row, measuring: float) -> list[record.Phase]:
+    """The arrows of METHOD.md section 2 that this row has."""
+    seconds = {"idle check": 0.5, "load": 12.0, "quantise": 8.0, "apply": 0.2, "verify": 3.0}
+    seconds |= {"warm up": 30.0, "cells": measuring, "save": 4.0}
+    if row.quantization == PLAIN["quantization"]:
+        del seconds["quantise"]
+    return [record.Phase(name=name, seconds=value) for name, value in seconds.items()]
+
+
+def fake_warmup(row: Row, cells: Sequence[record.Cell]) -> record.Warmup:
+    compiled = row.compilation != "none"
+    return record.Warmup(
+        seconds=cells[0].warmup_seconds,
+        settled=True,
+        compile_seconds=22.0 if compiled else None,
+        compile_cache="cold" if compiled else None,
+    )
+
+
+# --- On disk -----------------------------------------------------------------------------------------
+
+
+def write_attempt(
+    results: Path, result: record.Result, *, images: bool = False, telemetry: bool = True, noise: float = 0.0
+) -> Path:
+    """Everything an attempt leaves, under its place in the tree. ``noise`` is the relative error of the
+    quality latents, for tests of quality; the same row and noise give the same pictures."""
+    row = Row.model_validate(result.row)
+    source = result.weights.source if result.weights else ("tiny" if row.model == "tiny" else "synthetic")
+    folder = layout.attempt_dir(results, row, source, result.attempt)
+    folder.mkdir(parents=True)
+    lines = [f"{row.label}: fake attempt {result.attempt}", *result.status.log_tail, str(result.status.code)]
+    (folder / layout.LOG).write_text("\n".join(lines) + "\n")
+    if result.cells:
+        write_requests(folder, result)
+        write_events(folder, result)
+    if telemetry and result.cells:
+        write_telemetry(folder, result)
+    if images:
+        write_images(folder, row, noise)
+    record.save(result, folder)
+    return folder
+
+
+def write_requests(folder: Path, result: record.Result) -> None:
+    """One line per steady request, in the order in which they finished."""
+    with (folder / layout.REQUESTS).open("w") as file:
+        for cell in result.cells:
+            if cell.latency is None or cell.queue is None or cell.service is None:
+                continue
+            values = zip(cell.latency.raw, cell.queue.raw, cell.service.raw, strict=True)
+            for index, (latency, queue, service) in enumerate(values):
+                line = {
+                    "users": cell.users,
+                    "images": cell.images,
+                    "kind": "steady",
+                    "index": index,
+                    "latency_seconds": latency,
+                    "queue_seconds": queue,
+                    "service_seconds": service,
+                }
+                file.write(json.dumps(line) + "\n")
+
+
+def write_events(folder: Path, result: record.Result) -> None:
+    now = datetime.fromisoformat(result.started_at).timestamp()
+    with (folder / layout.EVENTS).open("w") as file:
+        for phase in result.phases:
+            for event, after in (("begin", 0.0), ("end", phase.seconds)):
+                file.write(json.dumps({"t": now + after, "phase": phase.name, "event": event}) + "\n")
+            now += phase.seconds
+
+
+def write_telemetry(folder: Path, result: record.Result, samples: int = 60) -> None:
+    from bench.runner.sampler import COLUMNS
+
+    start = datetime.fromisoformat(result.started_at).timestamp()
+    wall = result.cost.wall_seconds if result.cost else 60.0
+    uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
+    rng = np.random.default_rng(samples)
+    with gzip.open(folder / layout.TELEMETRY, "wt", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        for index in range(samples):
+            shared = {
+                "t": f"{start + wall * index / samples:.3f}",
+                "cpu_percent": round(float(rng.uniform(5, 20)), 1),
+                "rss_bytes": 6_500_000_000,
+            }
+            for uuid in uuids or [""]:
+                device = {
+                    "gpu": uuid,
+                    "gpu_busy_percent": int(rng.integers(96, 101)),
+                    "memory_used_bytes": 37_500_000_000,
+                    "sm_clock_mhz": int(rng.integers(1700, 1980)),
+                    "memory_clock_mhz": 2619,
+                    "power_w": round(float(rng.uniform(620, 700)), 1),
+                    "energy_j": round(655.0 * wall * index / samples, 3),
+                    "temperature_c": int(rng.integers(55, 63)),
+                    "clock_event_reasons": 0,
+                }
+                writer.writerow(shared | (device if uuid else {"gpu": ""}))
+
+
+def write_images(
+    folder: Path, row: Row, noise: float = 0.0, prompts: Sequence[str] = ("p0", "p1", "p2")
+) -> None:
+    """A smooth picture and its latents per quality prompt, moved ``noise`` away from the reference's."""
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    target = folder / layout.IMAGES
+    target.mkdir()
+    size = min(row.size, 128)
+    for number, prompt in enumerate(prompts):
+        rng = np.random.default_rng([number, zlib.crc32(f"{row.task}{row.control}".encode())])
+        away = np.random.default_rng([number, zlib.crc32(repr(row.stack).encode())])
+        latents = rng.standard_normal((1, 64, 64)).astype(np.float32)
+        moved = latents + noise * away.standard_normal(latents.shape).astype(np.float32)
+        save_file({"latents": torch.from_numpy(moved)}, target / f"{prompt}.latents.safetensors")
+        y, x = np.mgrid[0:size, 0:size] / size
+        waves = np.stack([np.sin(6 * x + number + c) * np.cos(4 * y - c) for c in range(3)], axis=-1)
+        pixels = 127 + 90 * waves + 255 * noise * away.standard_normal(waves.shape)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target / f"{prompt}.png")
+
+
+def fake_tree(
+    results: Path, rows: Iterable[Row], *, attempts: int = 1, images: bool = False, **result: Any
+) -> list[Path]:
+    """``attempts`` at each row, oldest first; what is not a fake row's own is passed to ``fake_result``."""
+    folders = []
+    for number, row in enumerate(rows):
+        for attempt in range(attempts):
+            each = {"seed": attempt * 1000 + number, "minutes": 10 * (attempt * 100 + number), **result}
+            folders.append(write_attempt(results, fake_result(row, **each), images=images))
+    return folders
