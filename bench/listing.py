@@ -1,0 +1,56 @@
+"""Rows as people and programs read them, with what is derived: image and phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from bench.images import image_of
+from bench.matrix import PLAIN, Row
+from bench.phases import phase_of
+from bench.rules import refusals
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def stack_text(row: Row) -> str:
+    """``bf16 + cudnn``: the precision and what is not plain."""
+    return " + ".join(option for axis, option in row.stack.items() if option != PLAIN.get(axis))
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """The row's columns, then its phase, image and the names of the rules that refuse it."""
+    names = [refusal.name for refusal in refusals(row)]
+    return {
+        **row.model_dump(mode="json"),
+        "phase": phase_of(row),
+        "image": image_of(row),
+        "refused_by": names,
+    }
+
+
+def as_table(rows: Iterable[Row]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("row", "hardware", "model", "pixels", "steps", "use case", "stack", "phase", "image"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in {"row", "pixels"} else "left")
+    table.add_column("parent", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for row in rows:
+        refused = ", ".join(refusal.name for refusal in refusals(row))
+        table.add_row(
+            row.row,
+            row.hardware,
+            row.model,
+            str(row.size),
+            str(row.steps),
+            row.task if row.control == "none" else f"{row.task} + {row.control}",
+            stack_text(row),
+            str(phase_of(row)),
+            image_of(row) or "none",
+            row.parent or "",
+            f"{row.why} (refused: {refused})" if refused else row.why,
+        )
+    return table
