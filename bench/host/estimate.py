@@ -1,0 +1,78 @@
+"""How long rows will take, said before anything runs and refined by what has run.
+
+Earlier attempts answer where there are any; else the guess below, whose constants are measured ones
+(FACTS.md section 1). Estimates decide what a time limit cuts off and when a row counts as hung; they are
+never printed as results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from bench.config import BUDGETS, WARMUP
+from bench.host.history import Past, wall_seconds
+from bench.host.local import cells_text
+from bench.host.plan import CellShape, promise
+from bench.matrix import Row
+
+REFERENCE_IMAGE_SECONDS = {"h100": 5.3, "a100": 11.0, "h200": 5.0}
+"""One 1024 x 1024 image in 28 steps, bf16 eager, per GPU."""
+OTHER_GPU_SECONDS = 10.0
+TINY_IMAGE_SECONDS = 1.0
+"""128 x 128, 28 steps, on 2 CPU cores."""
+START_SECONDS = {"flux.1-dev": 60.0, "tiny": 12.0}
+"""Start, load, verify and bookkeeping."""
+COMPILE_SECONDS = 60.0
+"""Extra for each batch size of a compiled row."""
+REFERENCE_WORK = 1024 * 1024 * 28
+"""Pixels x steps that REFERENCE_IMAGE_SECONDS holds for."""
+
+HUNG_FACTOR = 4.0
+HUNG_SECONDS = 600.0
+"""A row that takes longer than factor x estimate + seconds is stopped: one hung row must not cost the
+night, and a bad guess must not cost the row."""
+
+Key = tuple[str, str, str]
+"""(row id, budget, cells)"""
+
+
+@dataclass
+class Estimates:
+    known: dict[Key, list[float]] = field(default_factory=dict)
+    """Wall seconds of finished attempts."""
+
+    @classmethod
+    def from_pasts(cls, pasts: Mapping[str, Past]) -> Estimates:
+        return cls(wall_seconds(pasts.values()))
+
+    def seconds(self, row: Row, budget: str, cells: Sequence[CellShape]) -> float:
+        """Wall time of one attempt."""
+        if measured := self.known.get((row.row, budget, cells_text(cells))):
+            return median(measured)
+        return guess_seconds(row, budget, cells)
+
+    def learn(self, row: Row, budget: str, cells: Sequence[CellShape], wall: float) -> None:
+        self.known.setdefault((row.row, budget, cells_text(cells)), []).append(wall)
+
+
+def guess_seconds(row: Row, budget: str, cells: Sequence[CellShape]) -> float:
+    """Images to make times the time that one should take, and the row's start."""
+    if row.model == "tiny":
+        image_seconds = TINY_IMAGE_SECONDS
+    else:
+        reference = REFERENCE_IMAGE_SECONDS.get(row.gpu or "", OTHER_GPU_SECONDS)
+        image_seconds = reference * row.size * row.size * row.steps / REFERENCE_WORK / promise(row)
+    images = sum((BUDGETS[budget].n_per_process + WARMUP.minimum + users) * batch for users, batch in cells)
+    batch_sizes = len({batch for _, batch in cells})
+    compiling = COMPILE_SECONDS * batch_sizes if row.compilation != "none" else 0.0
+    return START_SECONDS[row.model] + compiling + images * image_seconds
+
+
+def timeout_seconds(estimate_seconds: float) -> float:
+    return HUNG_FACTOR * estimate_seconds + HUNG_SECONDS
+
+
+def gpu_hours(row: Row, seconds: float) -> float:
+    return row.gpu_count * seconds / 3600

@@ -1,0 +1,181 @@
+"""What a campaign will do, decided before anything runs: which rows, which cells of them, in what order.
+
+All pure: rows, earlier results and this machine in; decisions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.config import BUDGETS, Budget
+from bench.host.history import Past
+from bench.matrix import Row
+from bench.record import HAS_NUMBERS, RETRIES, Code, Result
+from bench.rules import refusals
+
+CellShape = tuple[int, int]
+"""(users, images)"""
+
+
+class Action(StrEnum):
+    RUN = "run"
+    DONE = "done"
+    """Measured here, by this code, within this budget."""
+    SETTLED = "settled"
+    """Failed here in a way that another try would repeat."""
+    UNSUPPORTED = "unsupported"
+    """A rule says no; a result that says so is written."""
+    MISFIT = "misfit"
+    """This machine lacks the hardware."""
+    DAMAGED = "damaged"
+    """A result.json of the row is not what the bench wrote; a person has to look."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    row: Row
+    action: Action
+    reason: str
+    cells: tuple[CellShape, ...] = ()
+    """The cells to measure; of an earlier attempt's cells only the missing ones."""
+    stale: int = 0
+    """Earlier results of this row on this host that other code, packages or weights measured."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the campaign asks of every row."""
+
+    budget: Budget
+    cells: tuple[CellShape, ...]
+    host_ids: frozenset[str]
+    """Ids of this machine: its GPU UUIDs and the id of its CPU."""
+    retry: bool = False
+    """Also run again what failed in a way that another try would repeat."""
+    again: bool = False
+    """Also run again what is done (``fluxbench bench``: attempts may be pooled)."""
+
+
+def decide(row: Row, past: Past, fingerprint: str, wanted: Wanted, misfit: str | None) -> Decision:
+    """``misfit`` is what this machine lacks for the row, None when it fits."""
+    if refused := refusals(row):
+        reason = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
+        return Decision(row, Action.UNSUPPORTED, reason)
+    if misfit:
+        return Decision(row, Action.MISFIT, misfit)
+    if past.damaged:
+        reason = f"{past.damaged[0]}; move the file away or restore it, then run the same command again"
+        return Decision(row, Action.DAMAGED, reason)
+    here = [result for _, result in past.results if is_of_host(result, wanted.host_ids)]
+    current = [result for result in here if result.fingerprint == fingerprint]
+    stale = len(here) - len(current)
+    if wanted.again:
+        return Decision(row, Action.RUN, "asked for", wanted.cells, stale)
+    enough = [result for result in current if BUDGETS[result.budget].n >= wanted.budget.n]
+    states = {cell: _state(cell, enough, wanted) for cell in wanted.cells}
+    missing = tuple(cell for cell, state in states.items() if state is Action.RUN)
+    if missing:
+        return Decision(row, Action.RUN, _why_run(enough, missing, stale, wanted), missing, stale)
+    settled = [cell for cell, state in states.items() if state is Action.SETTLED]
+    if settled:
+        last = enough[-1].status
+        reason = f"{last.code} earlier: {last.reason or 'see its cells'}; --retry runs it again"
+        return Decision(row, Action.SETTLED, reason, stale=stale)
+    return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
+
+
+def is_of_host(result: Result, host_ids: Collection[str]) -> bool:
+    """Whether every GPU that the result was measured on (or its CPU) is one of this machine."""
+    if result.environment is None:
+        return False
+    return set(result.environment.host_id.split("+")) <= set(host_ids)
+
+
+def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Action:
+    """DONE, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host."""
+    codes = [code for result in attempts if (code := code_of(cell, result)) is not None]
+    if codes.count(Code.OK) >= wanted.budget.processes:
+        return Action.DONE
+    failed = [code for code in codes if code is not Code.OK]
+    if not failed or wanted.retry or may_retry(failed[-1], failed.count(failed[-1])):
+        return Action.RUN
+    # The values of an unstable cell are kept and marked: it has been tried as often as it will be.
+    return Action.DONE if failed[-1] in HAS_NUMBERS else Action.SETTLED
+
+
+def code_of(cell: CellShape, result: Result) -> Code | None:
+    """How the cell ended in this attempt; where the attempt broke off before the cell, as the attempt did.
+    None when the attempt was not about this cell."""
+    codes = {(measured.users, measured.images): measured.status.code for measured in result.cells}
+    if cell in codes:
+        return codes[cell]
+    broke_off = result.status.code not in HAS_NUMBERS and result.status.code not in codes.values()
+    return result.status.code if broke_off else None
+
+
+def may_retry(code: Code, times: int) -> bool:
+    """Whether what ended ``times`` times with this code is tried once more (METHOD.md section 7)."""
+    if code not in RETRIES:
+        return False
+    limit = RETRIES[code]
+    return limit is None or times <= limit
+
+
+def _why_run(attempts: Sequence[Result], missing: Sequence[CellShape], stale: int, wanted: Wanted) -> str:
+    if not attempts:
+        return f"only stale results ({stale}): measured by other code or packages" if stale else "new"
+    if len(missing) < len(wanted.cells):
+        return f"goes on: {len(wanted.cells) - len(missing)} of {len(wanted.cells)} cells are done"
+    last = attempts[-1].status.code
+    return f"{last} earlier, tried again" if last is not Code.OK else f"process {len(attempts) + 1}"
+
+
+PROMISE = {
+    ("precision", "fp32"): 0.14,
+    ("precision", "tf32"): 0.6,
+    ("quantization", "bnb-int8"): 0.45,
+    ("quantization", "torchao-int4wo"): 0.1,
+    ("quantization", "torchao-int8dq"): 1.2,
+    ("quantization", "torchao-fp8dq-row"): 1.3,
+    ("quantization", "torchao-fp8dq-tensor"): 1.3,
+    ("quantization", "scaledmm-fp8-row"): 1.3,
+    ("attention", "flash3"): 1.02,
+    ("attention", "native-flash"): 0.9,
+    ("attention", "cudnn"): 0.95,
+    ("attention", "sage2"): 0.97,
+    ("compilation", "inductor"): 1.35,
+    ("compilation", "inductor-max"): 1.36,
+    ("compilation", "tensorrt"): 1.4,
+    ("vae", "tiled"): 0.95,
+    ("vae", "sliced"): 0.99,
+}
+"""Speed against the reference to expect of an option, before anything is measured here: FACTS.md sections
+1 and 7. It orders rows and is shown nowhere."""
+
+CACHE_PROMISE = 1.8
+WEIGHT_ONLY_PROMISE = 0.95
+
+
+def promise(row: Row) -> float:
+    """The speed-up that the stack is a guess at; the product of its options', per GPU that works on it."""
+    guess = float(max(row.gpu_count, 1)) ** 0.8
+    for axis, option in row.stack.items():
+        if axis == "cache" and option != "none":
+            guess *= CACHE_PROMISE
+        elif axis == "quantization" and option != "none":
+            guess *= PROMISE.get((axis, option), WEIGHT_ONLY_PROMISE)
+        else:
+            guess *= PROMISE.get((axis, option), 1.0)
+    return guess
+
+
+def by_value(rows: Iterable[Row]) -> list[Row]:
+    """Most valuable first, so that a budget that runs out still leaves an answer: every reference (without
+    it no other row of its use case says anything), then the rows most likely to be the fastest."""
+    return sorted(rows, key=_value)
+
+
+def _value(row: Row) -> tuple[bool, bool, bool, float]:
+    return not row.is_reference, row.tier != "core", row.control != "none", -promise(row)
