@@ -91,15 +91,14 @@ def parse(data: bytes) -> tuple[list[Row], list[Problem]]:
     entries = []
     for number, line in enumerate(lines[1:], start=2):
         fields, wrong = _split(number, line, len(header))
-        problems += wrong
-        # A line that cannot be split still has its id, or its children would be called orphans.
-        readable = ["row"] if wrong else list(places)
-        values = {
-            name: fields[place] for name, place in places.items() if name in readable and place < len(fields)
-        }
-        entries.append(_Line(number, line, values, places))
-    for entry in entries:
-        problems += _field_problems(entry)
+        values = {} if wrong else {name: fields[place] for name, place in places.items()}
+        entry = _Line(number, line, values, places)
+        mistakes = {} if wrong else dict(_field_problems(entry))
+        problems += [*wrong, *mistakes.values()]
+        # What is wrong in itself is compared with nothing: one mistake is told once.
+        for name in mistakes:
+            del values[name]
+        entries.append(entry)
     problems += _relation_problems(entries)
     rows = [] if problems else [Row.model_validate(_typed(entry.fields)) for entry in entries]
     return rows, problems
@@ -131,20 +130,20 @@ def _header(line: str) -> tuple[list[str], list[Problem]]:
 
 
 def _split(number: int, line: str, expected: int | None) -> tuple[list[str], list[Problem]]:
-    """The fields; a best guess at them, good for the id only, where there is a problem."""
+    """The fields, which mean nothing where there is a problem."""
     if not line:
         return [], [Problem(number, 1, "empty line")]
     control = _CONTROL_CHARACTER.search(line)
     if control:
-        return line.split(","), [Problem(number, control.start() + 1, f"control character {control[0]!r}")]
+        return [], [Problem(number, control.start() + 1, f"control character {control[0]!r}")]
     try:
         fields = next(csv.reader([line], strict=True))
     except csv.Error as error:
         message = f"not CSV ({error}); a field holds no line break, and quotes in it are doubled"
-        return line.split(","), [Problem(number, 1, message)]
+        return [], [Problem(number, 1, message)]
     if expected is not None and len(fields) != expected:
         at = _start_of(line, expected) if len(fields) > expected else len(line) + 1
-        return fields, [Problem(number, at, f"{len(fields)} fields; the header names {expected}")]
+        return [], [Problem(number, at, f"{len(fields)} fields; the header names {expected}")]
     return fields, []
 
 
@@ -163,41 +162,43 @@ def _near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
-def _field_problems(entry: _Line) -> Iterator[Problem]:
+def _field_problems(entry: _Line) -> Iterator[tuple[str, Problem]]:
+    """(column, problem) for each field that is wrong whatever the other lines say."""
     from bench.axes import AXES
 
     closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS}
+    message = None
     for column, value in entry.fields.items():
         if column in closed and value not in closed[column]:
-            yield entry.problem(column, f"unknown {column} {value!r}{_near(value, closed[column])}")
+            message = f"unknown {column} {value!r}{_near(value, closed[column])}"
         elif column in AXES and value not in AXES[column]:
-            yield entry.problem(column, f"unknown option {value!r}{_near(value, AXES[column])}")
+            message = f"unknown option {value!r}{_near(value, AXES[column])}"
         elif column in {"row", "size", "steps"} and not _NUMBER.fullmatch(value):
-            yield entry.problem(column, f"{value!r} is not a whole number above 0, written plainly")
+            message = f"{value[:40]!r} is not a whole number above 0, written plainly"
         elif column == "hardware" and not HARDWARE.fullmatch(value):
-            yield entry.problem(column, f"{value!r} is not hardware; write cpu or <gpu>x<count>, like h100x8")
+            message = f"{value!r} is not hardware; write cpu or <gpu>x<count>, like h100x8"
         elif column == "parent" and value and not _NUMBER.fullmatch(value):
-            yield entry.problem(column, f"{value!r} is not the id of a row of this file")
-    yield from _hardware_problems(entry)
+            message = f"{value!r} is not the id of a row of this file"
+        else:
+            message = _misfit(column, entry.fields)
+        if message:
+            yield column, entry.problem(column, message)
 
 
-def _hardware_problems(entry: _Line) -> Iterator[Problem]:
-    """What the row asks of its hardware that it is not, by definition, able to give."""
-    get = entry.fields.get
-    hardware = HARDWARE.fullmatch(get("hardware", ""))
-    size = get("size", "")
-    if _NUMBER.fullmatch(size):
-        if get("model") == "tiny" and int(size) != TINY_SIZE:
-            yield entry.problem("size", f"{size}: the tiny model works at {TINY_SIZE} only")
-        elif int(size) % PIXELS_A_TOKEN:
-            yield entry.problem("size", f"{size} is not a multiple of {PIXELS_A_TOKEN}")
-    if hardware is None:
-        return
-    if hardware["gpu"] is None and get("model") == "flux.1-dev":
-        yield entry.problem("hardware", "flux.1-dev does not run on cpu; its rows there use the tiny model")
-    if hardware["count"] not in {None, "1"} and get("parallel") == PLAIN["parallel"]:
-        message = f"a stack for one GPU stands under {hardware['gpu']}x1, not {hardware[0]}"
-        yield entry.problem("hardware", message)
+def _misfit(column: str, fields: Mapping[str, str]) -> str | None:
+    """What a well-formed size or hardware is, by definition, not able to give this row."""
+    value = fields[column]
+    if column == "size":
+        if fields.get("model") == "tiny" and int(value) != TINY_SIZE:
+            return f"{value}: the tiny model works at {TINY_SIZE} only"
+        return f"{value} is not a multiple of {PIXELS_A_TOKEN}" if int(value) % PIXELS_A_TOKEN else None
+    if column == "hardware":
+        if value == "cpu" and fields.get("model") == "flux.1-dev":
+            return "flux.1-dev does not run on cpu; its rows there use the tiny model"
+        gpu, _, count = value.rpartition("x")
+        if value != "cpu" and count != "1" and fields.get("parallel") == PLAIN["parallel"]:
+            return f"a stack for one GPU stands under {gpu}x1, not {value}"
+    return None
 
 
 def _relation_problems(entries: list[_Line]) -> Iterator[Problem]:
@@ -205,21 +206,24 @@ def _relation_problems(entries: list[_Line]) -> Iterator[Problem]:
     by_id: dict[str, _Line] = {}
     by_identity: dict[tuple[str, ...], _Line] = {}
     last_id = 0
-    for entry in entries:
+    for expected_id, entry in enumerate(entries, start=1):
         row_id = entry.fields.get("row")
-        if row_id is not None and _NUMBER.fullmatch(row_id):
+        if row_id is not None:
             if row_id in by_id:
                 yield entry.problem("row", f"id {row_id} already stands in line {by_id[row_id].number}")
-            elif int(row_id) != last_id + 1:
+            # Where a line was removed the ids go on from the gap, where one id is mistyped they do not.
+            elif int(row_id) not in {last_id + 1, expected_id}:
                 yield entry.problem("row", f"id {row_id} follows {last_id}: rows are appended, none removed")
             by_id.setdefault(row_id, entry)
-            last_id = max(last_id, int(row_id))
+            last_id = int(row_id)
         if all(column in entry.fields for column in IDENTITY):
             identity = tuple(entry.fields[column] for column in IDENTITY)
             twin = by_identity.setdefault(identity, entry)
             if twin is not entry:
                 where = f"row {twin.fields.get('row', '?')} in line {twin.number}"
                 yield Problem(entry.number, 1, f"the same hardware, workload, use case and stack as {where}")
+    for expected_id, entry in enumerate(entries, start=1):
+        by_id.setdefault(str(expected_id), entry)  # the children of a mistyped id are no orphans
     for entry in entries:
         message = _parent_problem(entry, by_id)
         if message:
@@ -237,8 +241,6 @@ def _parent_problem(entry: _Line, by_id: Mapping[str, _Line]) -> str | None:
             axis for axis, plain in PLAIN.items() if axis != "parallel" and fields.get(axis, plain) != plain
         ]
         return f"missing, though {', '.join(layers)} could be undone" if layers else None
-    if not _NUMBER.fullmatch(fields["parent"]):
-        return None
     parent = by_id.get(fields["parent"])
     if parent is None:
         return f"row {fields['parent']} does not exist"

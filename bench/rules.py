@@ -59,7 +59,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "no-image",
-        lambda row: image_of(row) is None,
+        lambda row: image_of(row) is None and not _gpu_option_on_cpu(row),
         reason="no container image holds every option of the stack",
         source="images of the options' declarations in bench/axes/",
     ),

@@ -1,0 +1,136 @@
+"""The phases declare rows; matrix.csv holds them under ids that never change."""
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import matrix_file, phases
+from bench.axes import AXES
+from bench.images import image_of
+from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
+from bench.rules import refusals
+
+REPOSITORY = Path(__file__).parent.parent
+DECLARED = phases.merged([])
+
+
+def row_with(**changes: object) -> Row:
+    place = {
+        "row": "1",
+        "tier": "core",
+        "hardware": "h100x1",
+        "model": "flux.1-dev",
+        "size": 1024,
+        "steps": 28,
+    }
+    return Row.model_validate({**place, "task": "txt2img", "control": "none", **REFERENCE, **changes})
+
+
+def test_the_committed_matrix_is_what_the_phases_declare() -> None:
+    assert phases.drift(matrix_file.read(REPOSITORY / "matrix.csv")) == []
+
+
+def test_no_id_of_any_commit_ever_changed_its_meaning() -> None:
+    """ROW=42 means the same next year. A shallow clone checks the history that it has."""
+    git = ["git", "-C", str(REPOSITORY)]
+    listed = subprocess.run(
+        [*git, "log", "--format=%H", "--", "matrix.csv"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip(f"no git history here: {listed.stderr.strip()}")
+    now = {row.row: row for row in matrix_file.read(REPOSITORY / "matrix.csv")}
+    for commit in listed.stdout.split():
+        shown = subprocess.run([*git, "show", f"{commit}:matrix.csv"], capture_output=True, check=False)
+        if shown.returncode:
+            continue  # the commit that deleted the file
+        header, *lines = shown.stdout.decode().splitlines()
+        names = header.split(",")
+        for line in lines:
+            then = dict(zip(names, line.split(","), strict=False))
+            for column in set(IDENTITY) & set(names):
+                assert str(getattr(now[then["row"]], column)) == then[column], (
+                    f"row {then['row']} in {commit}"
+                )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, len(DECLARED)))
+def test_what_stands_in_the_file_keeps_its_id_and_the_rest_is_appended(kept: int) -> None:
+    rows = phases.merged(DECLARED[:kept])
+    assert rows[:kept] == DECLARED[:kept]
+    assert [row.row for row in rows] == [str(number) for number in range(1, len(rows) + 1)]
+    assert {row.identity for row in rows} == {row.identity for row in DECLARED}
+
+
+def test_reworded_reasons_follow_the_declaration_and_foreign_rows_stay() -> None:
+    foreign = DECLARED[0].model_copy(update={"row": str(len(DECLARED) + 1), "steps": 50})
+    stale = [DECLARED[0].model_copy(update={"why": "as it was put last year"}), *DECLARED[1:], foreign]
+    assert phases.merged(stale) == [*DECLARED, foreign]
+    told = phases.drift(stale)
+    assert any("as it was put last year" in sentence for sentence in told)
+    assert any(f"row {foreign.row} is declared by no phase" in sentence for sentence in told)
+
+
+def test_all_of_phase_one_stands_in_the_matrix() -> None:
+    baseline = [row for row in DECLARED if phases.phase_of(row) == 1 and row.precision != "tf32"]
+    places = Counter((row.hardware, row.precision, row.use_case) for row in baseline)
+    assert set(places.values()) == {1}
+    assert len(places) == 3 * 3 * len(TASKS) * len(CONTROLS)
+    for row in baseline:
+        workload = (row.model, row.size, row.steps)
+        assert workload == (("tiny", 128, 28) if row.hardware == "cpu" else ("flux.1-dev", 1024, 28))
+
+
+@pytest.mark.parametrize("hardware", phases.HARDWARE)
+def test_every_use_case_has_its_noise_floor(hardware: str) -> None:
+    """The reference under compile, and under another attention backend, against the reference itself."""
+    by_id = {row.row: row for row in DECLARED}
+    for axis in ("compilation", "attention"):
+        layers = [
+            row
+            for row in DECLARED
+            if row.hardware == hardware and row.parent and by_id[row.parent].is_reference
+            if getattr(row, axis) != PLAIN[axis]
+        ]
+        assert {row.use_case for row in layers} == {(task, control) for task in TASKS for control in CONTROLS}
+
+
+def test_no_declared_row_is_refused() -> None:
+    assert {row.label: refusals(row) for row in DECLARED if refusals(row)} == {}
+
+
+def test_gpu_options_are_refused_on_cpu_and_half_precision_kernels_at_fp32() -> None:
+    def names(row: Row) -> list[str]:
+        return [refusal.name for refusal in refusals(row)]
+
+    assert names(row_with(hardware="cpu", model="tiny", size=128, attention="cudnn")) == ["gpu-option-on-cpu"]
+    assert names(row_with(hardware="cpu", model="tiny", size=128, precision="tf32")) == ["gpu-option-on-cpu"]
+    assert names(row_with(attention="cudnn", precision="fp32")) == ["half-precision-attention"]
+    assert names(row_with(attention="native-flash", precision="tf32")) == ["half-precision-attention"]
+    assert names(row_with(attention="cudnn", precision="fp16")) == []
+    assert names(row_with(hardware="cpu", model="tiny", size=128, attention="native-flash")) == []
+
+
+def test_the_image_holds_every_option_and_fits_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert image_of(row_with()) == "torch"
+    assert image_of(row_with(hardware="cpu", model="tiny", size=128)) == "cpu"
+    for row in DECLARED:
+        image = image_of(row)
+        assert all(image in AXES[axis][option].images for axis, option in row.stack.items()), row.label
+
+
+def test_the_phase_is_the_earliest_that_the_stack_belongs_to() -> None:
+    assert phases.phase_of(row_with(precision="fp32")) == 1
+    assert phases.phase_of(row_with(quantization="bnb-nf4")) == 2
+    assert phases.phase_of(row_with(quantization="bnb-nf4", compilation="inductor")) == 3
+    assert phases.phase_of(row_with(vae="tiled")) == 3
+    assert phases.phase_of(row_with(hardware="h100x2", parallel="ulysses2", compilation="inductor")) == 4
+
+
+def test_the_axes_are_the_columns() -> None:
+    assert tuple(AXES) == AXIS_NAMES
+    assert all(plain in AXES[axis] for axis, plain in PLAIN.items())

@@ -1,0 +1,74 @@
+"""--where chooses rows; what it does not understand is an error that says what was probably meant."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import phases
+from bench.matrix import Row
+from bench.where import KEYS, WhereError, parse, select
+
+ROWS = phases.merged([])
+
+values_of = {key: sorted({take(row) for row in ROWS}) for key, take in KEYS.items()}
+conditions = st.dictionaries(st.sampled_from(sorted(KEYS)), st.booleans(), max_size=4).flatmap(
+    lambda signs: st.fixed_dictionaries(
+        {
+            key: st.tuples(st.just(negated), st.sets(st.sampled_from(values_of[key]), min_size=1, max_size=3))
+            for key, negated in signs.items()
+        }
+    )
+)
+
+
+@given(conditions)
+def test_the_selection_is_exactly_the_rows_that_meet_every_condition(
+    wanted: dict[str, tuple[bool, set[str]]],
+) -> None:
+    text = " ".join(f"{key}{'!=' if neg else '='}{','.join(vals)}" for key, (neg, vals) in wanted.items())
+
+    def meets(row: Row) -> bool:
+        return all((KEYS[key](row) in values) != negated for key, (negated, values) in wanted.items())
+
+    assert select(ROWS, text, "all") == [row for row in ROWS if meets(row)]
+
+
+def test_core_is_meant_unless_a_tier_or_a_row_is_named() -> None:
+    assert {row.tier for row in select(ROWS)} == {"core"}
+    assert {row.tier for row in select(ROWS, tier="extended")} == {"extended"}
+    assert select(ROWS, tier="all") == ROWS
+    assert {row.tier for row in select(ROWS, "tier=extended")} == {"extended"}
+    depth = next(row for row in ROWS if row.control == "depth")
+    assert select(ROWS, f"row={depth.row}") == [depth]
+
+
+def test_derived_phase_and_image_can_be_asked_for() -> None:
+    chosen = select(ROWS, "phase=3 image=cpu")
+    assert chosen
+    assert all(row.hardware == "cpu" and phases.phase_of(row) == 3 for row in chosen)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hardwre=cpu", "unknown key 'hardwre', did you mean 'hardware'?; keys: row, tier, hardware"),
+        ("attention=cudn", "unknown attention 'cudn', did you mean 'cudnn'?; values: sdpa"),
+        ("task", "'task' is not key=value"),
+        ("task=", "unknown task ''"),
+        ("task=txt2img task=inpaint", "task is named twice; write task=A,B"),
+        ("hardware=H100", "'H100' cannot be a hardware"),
+        ("row=x", "'x' cannot be a row"),
+        ("phase=6", "unknown phase '6'"),
+        ("why=baseline", "unknown key 'why'"),
+    ],
+)
+def test_what_is_not_understood_is_an_error_with_the_next_step(text: str, message: str) -> None:
+    with pytest.raises(WhereError) as caught:
+        parse(text)
+    assert message in str(caught.value)
+
+
+def test_every_mistake_of_a_selection_is_told_at_once() -> None:
+    with pytest.raises(WhereError) as caught:
+        parse("tsk=txt2img vae=tile what")
+    assert len(str(caught.value).splitlines()) == 3
