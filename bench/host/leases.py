@@ -44,6 +44,12 @@ class Lease:
         self.release()
 
 
+def joined(leases: Sequence[Lease]) -> Lease:
+    """One lease that stands for all of them."""
+    names = tuple(name for lease in leases for name in lease.names)
+    return Lease(names, tuple(descriptor for lease in leases for descriptor in lease.descriptors))
+
+
 def folder() -> Path:
     """One for all users of the machine, hence writable by all."""
     path = Path(tempfile.gettempdir()) / "fluxbench-leases"

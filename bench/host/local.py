@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bench import layout
 from bench.matrix import Row
@@ -30,7 +30,7 @@ class Job:
 
     row: Row
     weights: str
-    budget: str
+    budget: Literal["probe", "quick", "standard", "full"]
     cells: tuple[tuple[int, int], ...]
     """(users, images)"""
     attempt_dir: Path

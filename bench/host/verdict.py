@@ -14,6 +14,7 @@ from typing import Literal
 
 from bench.host.local import Exit
 from bench.record import Code, Result, Status
+from bench.runner.diary import RUNNING
 
 OK_EXIT = 0
 STATUS_EXIT = 3
@@ -70,15 +71,13 @@ class Ending:
     free_disk_bytes: int | None = None
 
 
-def verdict(ending: Ending, written: Result | None, started: Result) -> Status | None:
+def verdict(ending: Ending, written: Result | None) -> Status | None:
     """The status that the host must write; None when the runner's own stands.
 
-    ``written`` is what result.json holds now, None when it cannot be read; ``started`` is what the host
-    wrote before the runner began. The runner's word stands only when its exit code agrees with it: any
-    other end means that the file is what the last flush left.
+    ``written`` is what result.json holds now, None when it cannot be read. The runner's word stands only
+    when its exit code agrees with it: any other end means that the file is what the last flush left.
     """
-    finished = written is not None and written.status != started.status
-    if finished and written is not None:
+    if written is not None and written.status != RUNNING:
         if ending.exit.code == OK_EXIT and written.status.code is Code.OK:
             return None
         own_word = ending.exit.code == STATUS_EXIT and written.status.code is not Code.OK

@@ -1,0 +1,253 @@
+"""A campaign: rows one after another, each attempt in a fresh process, results on disk as they come.
+
+    plan (what, in which order, how long) -> lease -> attempt, attempt, ... -> summary
+
+Whatever ends it, everything on disk is whole, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from bench import layout, record
+from bench.host import attempt, leases
+from bench.host.estimate import gpu_hours, timeout_seconds
+from bench.host.fanout import Plan, Wanting
+from bench.host.gpus import Gpu, candidates
+from bench.host.leases import Lease
+from bench.host.local import Executor, Job
+from bench.host.plan import Action, Decision
+from bench.host.progress import AttemptWatch, Display, Look, clock
+from bench.host.supervise import Stop
+from bench.matrix import Row
+from bench.record import Code, Environment, Result, Status
+
+FREE_DISK_BYTES = 50_000_000
+"""Least free space under results/ with which an attempt starts: its images, latents and log."""
+
+FAILED = frozenset(Code) - {Code.OK, Code.UNSTABLE, Code.SUSPECT, Code.UNSUPPORTED, Code.PRUNED}
+"""Statuses that make the campaign's exit code say so."""
+
+WHENEVER_ASKED = frozenset(code for code, limit in record.RETRIES.items() if limit is None)
+"""What is tried again by the next command, not by this one."""
+
+FREE_SPACE = "free space and run the same command again"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    row: Row
+    result: Result
+    path: Path
+    seconds: float
+
+    def line(self) -> str:
+        status = self.result.status
+        reason = f", {status.reason}" if status.reason else ""
+        cells = ", ".join(f"{cell.users}x{cell.images} {cell.status.code}" for cell in self.result.cells)
+        took = f"[{cells or 'no cell'}] in {clock(self.seconds)}"
+        return f"{self.row.label}: {status.code}{reason} {took}; {self.path}"
+
+
+@dataclass
+class Summary:
+    outcomes: list[Outcome] = field(default_factory=list)
+    left_out: list[tuple[Row, str]] = field(default_factory=list)
+    """Rows that were to run and did not, and why."""
+    broke_off: str | None = None
+    """Why the campaign ended before its rows did."""
+    stopped_by: int | None = None
+    """Number of the signal that ended it."""
+
+    def last_of_each_row(self) -> list[Outcome]:
+        return list({outcome.row.row: outcome for outcome in self.outcomes}.values())
+
+    def exit_code(self, plan: Plan) -> int:
+        if self.stopped_by is not None:
+            return 128 + self.stopped_by
+        failed = any(outcome.result.status.code in FAILED for outcome in self.last_of_each_row())
+        return int(failed or bool(self.broke_off) or bool(plan.having(Action.DAMAGED)))
+
+
+class Campaign:
+    """Runs a plan on leased hardware, and remembers what became of it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        wanting: Wanting,
+        executor: Executor,
+        lease: Lease,
+        display: Display,
+        stop: Stop,
+    ) -> None:
+        self.plan = plan
+        self.wanting = wanting
+        self.settings = wanting.settings
+        self.executor = executor
+        self.lease = lease
+        self.environments = environments(wanting.gpus)
+        self.display = display
+        self.stop = stop
+        self.summary = Summary()
+        self.begun = time.monotonic()
+        times = self.settings.budget.processes if self.settings.again else 1
+        self.queue = deque(plan.to_run * times)
+
+    def run(self) -> Summary:
+        try:
+            for decision in self.plan.having(Action.UNSUPPORTED):
+                self._write_unsupported(decision)
+            self._run_queue()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.summary.broke_off = f"the disk is full ({error}); {FREE_SPACE}"
+        self.summary.stopped_by = self.stop.signal_number
+        return self.summary
+
+    def _run_queue(self) -> None:
+        while self.queue and not self.stop.asked:
+            free_bytes = shutil.disk_usage(self.settings.results).free
+            if free_bytes < FREE_DISK_BYTES:
+                self.summary.broke_off = (
+                    f"{free_bytes / 1e6:.0f} MB free under {self.settings.results}, and an attempt needs "
+                    f"{FREE_DISK_BYTES / 1e6:.0f}; {FREE_SPACE}"
+                )
+                return
+            decision = self.queue.popleft()
+            if late := self._too_late(decision):
+                self._leave_out(decision.row, late)
+            else:
+                self._run_row(decision.row)
+
+    def _run_row(self, row: Row) -> None:
+        try:
+            claim = leases.take([self._claim_name(row)], 1, row.label)
+        except leases.Busy as busy:
+            self._leave_out(row, f"another fan-out is at it: {busy}")
+            return
+        with claim:
+            # Once more, now that nobody else can be at it: another fan-out may have done it meanwhile.
+            decision = self.wanting.decide(row, self.wanting.past(row))
+            if decision.action is not Action.RUN:
+                self._leave_out(row, decision.reason)
+                return
+            outcome = self._attempt(decision, claim)
+        self.summary.outcomes.append(outcome)
+        self.display.note(outcome.line())
+        self._maybe_again(row, outcome)
+
+    def _leave_out(self, row: Row, reason: str) -> None:
+        self.summary.left_out.append((row, reason))
+        self.display.note(f"{row.label}: left out, {reason}")
+
+    def _attempt(self, decision: Decision, claim: Lease) -> Outcome:
+        row = decision.row
+        job = self._job(decision, (*self.lease.descriptors, *claim.descriptors))
+        expected = self._estimate(decision)
+        started = attempt.begin(job, self.wanting.fingerprint(row), self.environments(job.gpu_uuids))
+        watch = AttemptWatch(job.attempt_dir)
+        begun = time.monotonic()
+
+        def look() -> None:
+            watch.look()
+            self.display.look(self._look(row, watch, time.monotonic() - begun, expected))
+
+        look()
+        limit = self.settings.timeout_seconds or timeout_seconds(expected)
+        result = attempt.execute(self.executor, job, started, limit, self.stop, look)
+        seconds = time.monotonic() - begun
+        if result.status.code in record.HAS_NUMBERS:
+            self.plan.estimates.learn(row, job.budget, job.cells, seconds)
+        return Outcome(row, result, job.attempt_dir / layout.RESULT, seconds)
+
+    def _maybe_again(self, row: Row, outcome: Outcome) -> None:
+        """Back to the end of the queue: a budget of several processes, cells that a crash left unmeasured,
+        a retry that METHOD.md grants."""
+        if self.settings.again or outcome.result.status.code in WHENEVER_ASKED:
+            return
+        decision = self.wanting.decide(row, self.wanting.past(row), retry=False)
+        if decision.action is Action.RUN:
+            self.queue.append(decision)
+
+    def _write_unsupported(self, decision: Decision) -> None:
+        """Once: the rule that says no is part of the row's results, like a number would be."""
+        row = decision.row
+        status = Status(code=Code.UNSUPPORTED, reason=decision.reason)
+        print_ = self.wanting.fingerprint(row)
+        past = self.wanting.past(row).results
+        if any(result.status == status and result.fingerprint == print_ for _, result in past):
+            return
+        job = self._job(decision, ())
+        started = attempt.first_result(job, print_, self.environments(()))
+        record.save(started.model_copy(update={"status": status}), job.attempt_dir)
+
+    def _job(self, decision: Decision, descriptors: tuple[int, ...]) -> Job:
+        row = decision.row
+        weights = self.settings.weights_of(row)
+        leased = [gpu.uuid for gpu in candidates(row, self.wanting.gpus) if gpu.uuid in self.lease.names]
+        return Job(
+            row=row,
+            weights=weights,
+            budget=self.settings.budget.name,  # type: ignore[arg-type]  # a key of BUDGETS
+            cells=decision.cells,
+            attempt_dir=layout.attempt_dir(self.settings.results, row, weights, layout.new_attempt()),
+            gpu_uuids=tuple(leased[: row.gpu_count]),
+            lease_descriptors=descriptors,
+        )
+
+    def _estimate(self, decision: Decision) -> float:
+        return self.plan.estimates.seconds(decision.row, self.settings.budget.name, decision.cells)
+
+    def _too_late(self, decision: Decision) -> str | None:
+        """Why the row no longer fits into the campaign's time; a shorter one after it still may."""
+        if self.settings.max_hours is None:
+            return None
+        left = self.settings.max_hours * 3600 - (time.monotonic() - self.begun)
+        expected = self._estimate(decision)
+        if expected <= left:
+            return None
+        return f"it takes about {clock(expected)} and --max-hours leaves {clock(max(left, 0))}"
+
+    def _look(self, row: Row, watch: AttemptWatch, elapsed: float, expected: float) -> Look:
+        waiting = sum(self._estimate(decision) for decision in self.queue)
+        used = sum(gpu_hours(outcome.row, outcome.seconds) for outcome in self.summary.outcomes)
+        number = len(self.summary.outcomes) + 1
+        return Look(
+            label=row.label,
+            number=number,
+            total=number + len(self.queue),
+            phase=watch.phase,
+            requests=watch.requests,
+            elapsed_seconds=elapsed,
+            expected_seconds=expected,
+            rest_seconds=waiting + max(expected - elapsed, 0.0),
+            gpu_hours=used + gpu_hours(row, elapsed),
+        )
+
+    def _claim_name(self, row: Row) -> str:
+        """One name for a row's folder on this machine, whatever path leads to it."""
+        folder = layout.row_dir(self.settings.results, row) / self.settings.weights_of(row)
+        return "row-" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+def environments(gpus: Sequence[Gpu]) -> Callable[[tuple[str, ...]], Environment]:
+    """UUIDs of a row's GPUs -> what the host knows of the place; asked once for each set of GPUs, because
+    drivers answer slowly. The runner's own account replaces it."""
+
+    @cache
+    def of(uuids: tuple[str, ...]) -> Environment:
+        from bench.runner.environment import collect
+
+        return collect([gpu for gpu in gpus if gpu.uuid in uuids])
+
+    return of
