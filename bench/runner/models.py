@@ -1,0 +1,147 @@
+"""The pipeline of a row: weights from ``hub``, ``synthetic`` or ``tiny``, in the row's dtype, on its device.
+
+The six pipelines share their components. They are put together by constructor and not by ``from_pipe``,
+which casts every component to one dtype (float32 unless told) and so undoes T5's float32 layers under fp16.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import identity
+from bench.axes.option import Unavailable
+from bench.axes.precision import torch_dtype
+from bench.matrix import Row
+from bench.record import Weights
+from bench.runner import synthetic
+from bench.runner.published import Published, published
+
+PIPELINES = {
+    ("txt2img", False): "FluxPipeline",
+    ("img2img", False): "FluxImg2ImgPipeline",
+    ("inpaint", False): "FluxInpaintPipeline",
+    ("txt2img", True): "FluxControlNetPipeline",
+    ("img2img", True): "FluxControlNetImg2ImgPipeline",
+    ("inpaint", True): "FluxControlNetInpaintPipeline",
+}
+"""(task, with ControlNet) -> class of diffusers."""
+
+_SOURCES = {"flux.1-dev": ("hub", "synthetic"), "tiny": ("tiny",)}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    pipe: Any
+    """A diffusers pipeline on the device, progress bar off."""
+    weights: Weights
+
+
+def load(row: Row, weights: str, device: str) -> Loaded:
+    """Raises Unavailable when the weights cannot be had here, ValueError when they are not the row's."""
+    if weights not in _SOURCES[row.model]:
+        raise ValueError(
+            f"{row.label}: weights {weights!r} do not fit model {row.model};"
+            f" use --weights {' or '.join(_SOURCES[row.model])}"
+        )
+    dtype = torch_dtype(row.precision)
+    with_controlnet = row.control != "none"
+    if weights == "synthetic":
+        components = synthetic.components(dtype, device, controlnet=with_controlnet)
+        weights_id = synthetic.weights_id(dtype, controlnet=with_controlnet)
+    elif weights == "tiny":
+        components, weights_id = _tiny(row, dtype)
+    else:
+        components, weights_id = _hub(row, dtype)
+    pipe = assemble(row, components).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return Loaded(pipe, _describe(weights, weights_id, pipe.transformer))
+
+
+def assemble(row: Row, components: dict[str, Any]) -> Any:
+    """The row's pipeline over these components, each as it is."""
+    import diffusers
+
+    pipeline = getattr(diffusers, PIPELINES[row.task, row.control != "none"])
+    accepted = inspect.signature(pipeline.__init__).parameters
+    return pipeline(**{name: part for name, part in components.items() if name in accepted})
+
+
+def _describe(source: Any, weights_id: str, transformer: Any) -> Weights:
+    parameters = list(transformer.parameters())
+    return Weights(
+        source=source,
+        id=weights_id,
+        transformer_parameters=sum(parameter.numel() for parameter in parameters),
+        transformer_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    )
+
+
+def _tiny(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
+    folder = identity.TINY_WEIGHTS
+    if not (folder / "model_index.json").is_file():
+        raise Unavailable(f"{row.label}: no tiny weights in {folder}; get the repository's files there back")
+    components = _read(row, folder, folder / "controlnet", dtype)
+    return components, f"tiny FLUX, {identity.weights_sha256(folder)[:12]}"
+
+
+def _hub(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
+    base, control = published("transformer"), published("controlnet")
+    folder = _snapshot(row, base)
+    weights_id = f"{base.repository}@{base.revision}"
+    if row.control == "none":
+        return _read(row, folder, None, dtype), weights_id
+    components = _read(row, folder, _snapshot(row, control), dtype)
+    return components, f"{weights_id} and {control.repository}@{control.revision}"
+
+
+def _read(row: Row, folder: Path, controlnet: Path | None, dtype: Any) -> dict[str, Any]:
+    """The components of a diffusers directory, and its ControlNet when the row needs one."""
+    from diffusers import FluxControlNetModel, FluxPipeline
+
+    try:
+        pipe = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        components: dict[str, Any] = dict(pipe.components)
+        if row.control != "none" and controlnet is not None:
+            components["controlnet"] = FluxControlNetModel.from_pretrained(
+                controlnet, dtype=dtype, local_files_only=True
+            )
+    except OSError as error:
+        raise Unavailable(
+            f"{row.label}: weights in {folder} are not complete ({error}); remove the folder and fetch again"
+        ) from error
+    return components
+
+
+def _snapshot(row: Row, source: Published) -> Path:
+    """The repository at its pinned revision: from the local hub cache, else fetched with HF_TOKEN."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    fetch = partial(
+        snapshot_download,
+        source.repository,
+        revision=source.revision,
+        cache_dir=os.environ.get("HF_HUB_CACHE"),
+        # FLUX.1-dev's repository also holds the same weights once more as single files.
+        ignore_patterns=["flux1-*.safetensors", "ae.safetensors", "*.jpg", "images/*"],
+    )
+    try:
+        return Path(fetch(local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    token = os.environ.get("HF_TOKEN")
+    advice = f"accept the licence of {source.repository} and set HF_TOKEN, or use --weights synthetic"
+    if not token:
+        raise Unavailable(
+            f"{row.label}: weights {source.repository} at {source.revision[:12]} are not in the local hub"
+            f" cache, and HF_TOKEN is not set; {advice}"
+        )
+    try:
+        return Path(fetch(token=token))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise Unavailable(f"{row.label}: cannot fetch {source.repository} ({error}); {advice}") from error
