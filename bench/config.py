@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+BudgetName = Literal["probe", "quick", "standard", "full"]
 
 
 @dataclass(frozen=True)
 class Budget:
     """How much one cell may measure (METHOD.md section 2)."""
 
-    name: str
+    name: BudgetName
     n: int
     """Steady requests a cell, over all its processes; rounded up to a multiple of the users."""
     cap: int
@@ -88,6 +91,8 @@ class TelemetryRule:
     power_cap_bit: int = 0x4
     overhead_share: float = 0.005
     """Most that sampling and load generation may cost: of the median on a GPU, of CPU time on CPU."""
+    cool_down_seconds: float = 30.0
+    """Pause before the one repetition of a cell whose window saw a slowdown bit."""
     idle_wait_seconds: float = 20.0
     """How long a row waits for the GPU to be free before it refuses."""
     idle_memory_gb: float = 1.0

@@ -74,7 +74,9 @@ class Summary:
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         failed = any(outcome.result.status.code in FAILED for outcome in self.last_of_each_row())
-        return int(failed or bool(self.broke_off) or bool(plan.having(Action.DAMAGED)))
+        damaged = bool(plan.having(Action.DAMAGED))
+        hopeless = all(item.action in (Action.MISFIT, Action.UNSUPPORTED) for item in plan.decisions)
+        return int(failed or damaged or hopeless or self.broke_off is not None)
 
 
 class Campaign:
@@ -99,8 +101,8 @@ class Campaign:
         self.stop = stop
         self.summary = Summary()
         self.begun = time.monotonic()
-        times = self.settings.budget.processes if self.settings.again else 1
-        self.queue = deque(plan.to_run * times)
+        again = self.settings.again
+        self.queue = deque(item for item in plan.to_run for _ in range(item.attempts if again else 1))
 
     def run(self) -> Summary:
         try:
@@ -198,7 +200,7 @@ class Campaign:
         return Job(
             row=row,
             weights=weights,
-            budget=self.settings.budget.name,  # type: ignore[arg-type]  # a key of BUDGETS
+            budget=self.settings.budget.name,
             cells=decision.cells,
             attempt_dir=layout.attempt_dir(self.settings.results, row, weights, layout.new_attempt()),
             gpu_uuids=tuple(leased[: row.gpu_count]),

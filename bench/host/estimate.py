@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.config import BUDGETS, WARMUP
+from bench.config import BUDGETS, WARMUP, BudgetName
 from bench.host.history import Past, wall_seconds
 from bench.host.local import cells_text
 from bench.host.plan import CellShape, promise
@@ -47,17 +47,17 @@ class Estimates:
     def from_pasts(cls, pasts: Mapping[str, Past]) -> Estimates:
         return cls(wall_seconds(pasts.values()))
 
-    def seconds(self, row: Row, budget: str, cells: Sequence[CellShape]) -> float:
+    def seconds(self, row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> float:
         """Wall time of one attempt."""
         if measured := self.known.get((row.row, budget, cells_text(cells))):
             return median(measured)
         return guess_seconds(row, budget, cells)
 
-    def learn(self, row: Row, budget: str, cells: Sequence[CellShape], wall: float) -> None:
+    def learn(self, row: Row, budget: BudgetName, cells: Sequence[CellShape], wall: float) -> None:
         self.known.setdefault((row.row, budget, cells_text(cells)), []).append(wall)
 
 
-def guess_seconds(row: Row, budget: str, cells: Sequence[CellShape]) -> float:
+def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> float:
     """Images to make times the time that one should take, and the row's start."""
     if row.model == "tiny":
         image_seconds = TINY_IMAGE_SECONDS

@@ -45,6 +45,10 @@ class Plan:
     def to_run(self) -> list[Decision]:
         return self.having(Action.RUN)
 
+    def seconds(self, decision: Decision, budget: Budget) -> float:
+        """Of all the attempts that the row still needs."""
+        return decision.attempts * self.estimates.seconds(decision.row, budget.name, decision.cells)
+
     def having(self, action: Action) -> list[Decision]:
         return [decision for decision in self.decisions if decision.action is action]
 

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bench import layout
+from bench.config import BudgetName
 from bench.matrix import Row
 
 PR_SET_PDEATHSIG = 1
@@ -30,7 +31,7 @@ class Job:
 
     row: Row
     weights: str
-    budget: Literal["probe", "quick", "standard", "full"]
+    budget: BudgetName
     cells: tuple[tuple[int, int], ...]
     """(users, images)"""
     attempt_dir: Path

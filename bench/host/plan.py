@@ -40,6 +40,8 @@ class Decision:
     reason: str
     cells: tuple[CellShape, ...] = ()
     """The cells to measure; of an earlier attempt's cells only the missing ones."""
+    attempts: int = 1
+    """Fresh processes that the budget still asks for."""
     stale: int = 0
     """Earlier results of this row on this host that other code, packages or weights measured."""
 
@@ -72,12 +74,14 @@ def decide(row: Row, past: Past, fingerprint: str, wanted: Wanted, misfit: str |
     current = [result for result in here if result.fingerprint == fingerprint]
     stale = len(here) - len(current)
     if wanted.again:
-        return Decision(row, Action.RUN, "asked for", wanted.cells, stale)
+        return Decision(row, Action.RUN, "asked for", wanted.cells, wanted.budget.processes, stale)
     enough = [result for result in current if BUDGETS[result.budget].n >= wanted.budget.n]
     states = {cell: _state(cell, enough, wanted) for cell in wanted.cells}
     missing = tuple(cell for cell, state in states.items() if state is Action.RUN)
     if missing:
-        return Decision(row, Action.RUN, _why_run(enough, missing, stale, wanted), missing, stale)
+        measured = min(_codes(cell, enough).count(Code.OK) for cell in missing)
+        attempts = max(wanted.budget.processes - measured, 1)
+        return Decision(row, Action.RUN, _why_run(enough, missing, stale, wanted), missing, attempts, stale)
     settled = [cell for cell, state in states.items() if state is Action.SETTLED]
     if settled:
         last = enough[-1].status
@@ -95,7 +99,7 @@ def is_of_host(result: Result, host_ids: Collection[str]) -> bool:
 
 def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Action:
     """DONE, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host."""
-    codes = [code for result in attempts if (code := code_of(cell, result)) is not None]
+    codes = _codes(cell, attempts)
     if codes.count(Code.OK) >= wanted.budget.processes:
         return Action.DONE
     failed = [code for code in codes if code is not Code.OK]
@@ -103,6 +107,10 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
         return Action.RUN
     # The values of an unstable cell are kept and marked: it has been tried as often as it will be.
     return Action.DONE if failed[-1] in HAS_NUMBERS else Action.SETTLED
+
+
+def _codes(cell: CellShape, attempts: Sequence[Result]) -> list[Code]:
+    return [code for result in attempts if (code := code_of(cell, result)) is not None]
 
 
 def code_of(cell: CellShape, result: Result) -> Code | None:

@@ -1,0 +1,50 @@
+"""``fluxbench fan-out`` and ``fluxbench bench``, from rows to exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from bench.host.campaign import Campaign
+from bench.host.fanout import Settings, Wanting, make_plan, take_leases
+from bench.host.gpus import Gpu, inventory
+from bench.host.local import Executor, LocalExecutor
+from bench.host.progress import display
+from bench.host.supervise import Stop
+from bench.host.words import ending_lines, plan_lines, summary_table
+from bench.matrix import Row
+
+
+def here() -> list[Gpu]:
+    return inventory(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def fan_out(
+    rows: Sequence[Row],
+    settings: Settings,
+    gpus: Sequence[Gpu],
+    console: Console,
+    *,
+    dry_run: bool = False,
+    wait_seconds: float = 0.0,
+    executor: Executor | None = None,
+) -> int:
+    """The exit code: 0, 1 when a row failed or the campaign could not go on, 128 + n when signal n ended
+    it. Raises ``leases.Busy`` before anything runs when others hold the hardware."""
+    wanting = Wanting(settings, gpus)
+    plan = make_plan(rows, wanting)
+    for line in plan_lines(plan, settings.budget, every_row=dry_run):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if dry_run:
+        return 0
+    settings.results.mkdir(parents=True, exist_ok=True)
+    with take_leases(plan, gpus, wait_seconds) as lease, Stop() as stop, display(console) as shown:
+        campaign = Campaign(plan, wanting, executor or LocalExecutor(), lease, shown, stop)
+        summary = campaign.run()
+    if summary.outcomes:
+        console.print(summary_table(summary.outcomes))
+    for line in ending_lines(summary):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return summary.exit_code(plan)

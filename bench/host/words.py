@@ -1,0 +1,133 @@
+"""What a campaign says before it runs and after: the plan and the summary, as lines and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from bench.config import Budget
+from bench.host.campaign import Outcome, Summary
+from bench.host.estimate import gpu_hours
+from bench.host.fanout import Plan
+from bench.host.gpus import Gpu, misfit
+from bench.host.local import cells_text
+from bench.host.plan import Action, Decision
+from bench.host.progress import clock
+from bench.matrix import Row
+
+SKIPPED = {
+    Action.DONE: "done",
+    Action.SETTLED: "failed before, not tried again",
+    Action.UNSUPPORTED: "unsupported",
+    Action.MISFIT: "do not fit this machine",
+    Action.DAMAGED: "have a damaged result",
+}
+"""action -> what the plan says of such rows"""
+
+
+def plan_lines(plan: Plan, budget: Budget, *, every_row: bool) -> list[str]:
+    """``every_row`` lists what will run row by row, in order."""
+    lines = [_headline(plan, budget)]
+    if every_row:
+        lines += [
+            f"  {number}. {_run_line(plan, item, budget)}" for number, item in enumerate(plan.to_run, 1)
+        ]
+    stale = [item.row.row for item in plan.decisions if item.stale]
+    if stale:
+        lines.append(f"stale results, shown as stale and not counted as done: {rows_text(stale)}")
+    for action, words in SKIPPED.items():
+        for reason, ids in _by_reason(plan.having(action)):
+            lines.append(f"{words}: {rows_text(ids)}{reason}")
+    return lines
+
+
+def _headline(plan: Plan, budget: Budget) -> str:
+    seconds = sum(plan.seconds(item, budget) for item in plan.to_run)
+    hours = sum(gpu_hours(item.row, plan.seconds(item, budget)) for item in plan.to_run)
+    count = f"{len(plan.decisions)} row{'s' * (len(plan.decisions) != 1)} chosen, {len(plan.to_run)} to run"
+    if not plan.to_run:
+        return count
+    return f"{count} ({budget.name}): about {clock(seconds)}, {hours:.2f} GPU-hours (estimates)"
+
+
+def _run_line(plan: Plan, item: Decision, budget: Budget) -> str:
+    times = f" in {item.attempts} processes" if item.attempts > 1 else ""
+    about = clock(plan.seconds(item, budget))
+    return f"{item.row.label} {cells_text(item.cells)}{times}: about {about}; {item.reason}"
+
+
+def _by_reason(decisions: Iterable[Decision]) -> list[tuple[str, list[str]]]:
+    """Rows of one reason on one line; a reason that names the attempt is different for every row."""
+    grouped: dict[str, list[str]] = {}
+    for item in decisions:
+        reason = "" if item.action is Action.DONE else f": {item.reason}"
+        grouped.setdefault(reason, []).append(item.row.row)
+    return list(grouped.items())
+
+
+def rows_text(ids: Sequence[str]) -> str:
+    """``row 4``, ``rows 1-3, 7``: runs of numbers drawn together."""
+    numbers = sorted(int(row) for row in ids if row.isdigit())
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    parts += sorted(row for row in ids if not row.isdigit())
+    return f"row{'s' * (len(ids) != 1)} {', '.join(parts)}"
+
+
+def summary_table(outcomes: Sequence[Outcome]) -> Table:
+    table = Table(title="What ran", title_justify="left")
+    for name in ("row", "status", "cells", "p50 1x1 (s)", "took", "result"):
+        table.add_column(name, overflow="fold")
+    for outcome in outcomes:
+        result = outcome.result
+        cells = " ".join(
+            f"{cell.users}x{cell.images}" + ("" if cell.status.code == "ok" else f" {cell.status.code}")
+            for cell in result.cells
+        )
+        took = clock(outcome.seconds)
+        table.add_row(
+            outcome.row.label, result.status.code.value, cells, _p50(outcome), took, str(outcome.path)
+        )
+    return table
+
+
+def _p50(outcome: Outcome) -> str:
+    for cell in outcome.result.cells:
+        if (cell.users, cell.images) == (1, 1) and cell.latency is not None:
+            p50 = cell.latency.p50
+            return f"{p50.value:.3f}" if p50.supported else f"n={cell.n}, max {cell.latency.max:.3f}"
+    return "-"
+
+
+def ending_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.left_out:
+        lines.append(f"left out: {rows_text([row.row for row, _ in summary.left_out])} (reasons above)")
+    if summary.broke_off:
+        lines.append(f"broken off: {summary.broke_off}")
+    if summary.stopped_by is not None:
+        lines.append("stopped on request; every finished cell is kept and the same command goes on from here")
+    return lines
+
+
+def misfit_advice(row: Row, rows: Iterable[Row], gpus: Sequence[Gpu]) -> str:
+    """What somebody with this machine and that row can do."""
+    lines = [
+        f"{row.label} does not run here: {misfit(row, gpus)}.",
+        f"To run it, take a machine with {row.gpu_count} x {row.gpu} (rented by the hour is enough), clone "
+        f"the repository there and run `make bench ROW={row.row}`; then bring its results/ folder back.",
+    ]
+    alike = [other for other in rows if other.use_case == row.use_case and misfit(other, gpus) is None]
+    same = next((other for other in alike if other.stack == row.stack), None)
+    other = same or next((other for other in alike if other.is_reference), None)
+    if other is not None:
+        what = "the same use case and stack" if same else "the reference of the same use case"
+        size = " on the tiny model" if other.model == "tiny" else ""
+        lines.append(f"What fits here: {other.label} is {what}{size}: `make bench ROW={other.row}`.")
+    return "\n".join(lines)
