@@ -176,7 +176,11 @@ def big_matrix(count: int) -> bytes:
         round_, place = divmod(index, len(ROWS))
         row, shift = ROWS[place], round_ * len(ROWS)
         parent = None if row.parent is None else str(int(row.parent) + shift)
-        rows.append(row.model_copy(update={"row": str(index + 1), "steps": 28 + round_, "parent": parent}))
+        rows.append(
+            row.model_copy(
+                update={"row": str(index + 1), "steps": row.steps + 100 * round_, "parent": parent}
+            )
+        )
     return dump(rows).encode()
 
 

@@ -1,5 +1,6 @@
 """The phases declare rows; matrix.csv holds them under ids that never change."""
 
+import csv
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -47,11 +48,8 @@ def test_no_id_of_any_commit_ever_changed_its_meaning() -> None:
         shown = subprocess.run([*git, "show", f"{commit}:matrix.csv"], capture_output=True, check=False)
         if shown.returncode:
             continue  # the commit that deleted the file
-        header, *lines = shown.stdout.decode().splitlines()
-        names = header.split(",")
-        for line in lines:
-            then = dict(zip(names, line.split(","), strict=False))
-            for column in set(IDENTITY) & set(names):
+        for then in csv.DictReader(shown.stdout.decode().splitlines()):
+            for column in set(IDENTITY) & set(then):
                 assert str(getattr(now[then["row"]], column)) == then[column], (
                     f"row {then['row']} in {commit}"
                 )
@@ -76,7 +74,9 @@ def test_reworded_reasons_follow_the_declaration_and_foreign_rows_stay() -> None
 
 
 def test_all_of_phase_one_stands_in_the_matrix() -> None:
-    baseline = [row for row in DECLARED if phases.phase_of(row) == 1 and row.precision != "tf32"]
+    baseline = [
+        row for row in DECLARED if phases.phase_of(row) == 1 and row.precision != "tf32" and row.steps == 28
+    ]
     places = Counter((row.hardware, row.precision, row.use_case) for row in baseline)
     assert set(places.values()) == {1}
     assert len(places) == 3 * 3 * len(TASKS) * len(CONTROLS)
