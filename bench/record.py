@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -120,6 +121,8 @@ class Power(Strict):
     """From the energy counter's difference over the window, never from averaged power."""
     power_cap_share: float | None = None
     """Share of samples in which the power cap held the clocks down."""
+    slowdown_share: float | None = None
+    """Share of samples in which heat or hardware did; above 0 the cell is ``unstable``."""
 
 
 class Anomaly(Strict):
@@ -149,6 +152,9 @@ class Cell(Strict):
     utilisation: Utilisation = Field(default_factory=Utilisation)
     power: Power = Field(default_factory=Power)
     warmup_seconds: list[float] = Field(default_factory=list)
+    """The warm-up at this batch, on the cell that came first with it; empty on those that found it warm."""
+    load: str = "closed"
+    """``closed``, or ``poisson:RATE`` in requests per second and user."""
     anomalies: list[Anomaly] = Field(default_factory=list)
 
 
@@ -208,8 +214,9 @@ class Weights(Strict):
 
 class Stability(Strict):
     drift_percent: float | None = None
-    """Median of the last third of the 1x1 window against its first third."""
+    """Median service time of the last third of the 1x1 window against its first third."""
     throttled_share: float | None = None
+    """Of the worst cell."""
 
 
 class Cost(Strict):
@@ -244,8 +251,38 @@ class Result(Strict):
     first_request_seconds: float | None = None
     """The first request after ready: the cold shape is already warm."""
     cells: list[Cell] = Field(default_factory=list)
+    anomalies: list[Anomaly] = Field(default_factory=list)
+    """What was odd about the machine rather than about one cell."""
     stability: Stability | None = None
     cost: Cost | None = None
+
+
+SERIOUSNESS = (
+    Code.INTERRUPTED,
+    Code.INFRA,
+    Code.CRASHED,
+    Code.INVALID_OUTPUT,
+    Code.NOT_APPLIED,
+    Code.UNAVAILABLE,
+    Code.UNSUPPORTED,
+    Code.TIMEOUT,
+    Code.OOM,
+    Code.PRUNED,
+    Code.SUSPECT,
+    Code.UNSTABLE,
+    Code.OK,
+)
+"""An attempt is called by the first of these that one of its cells has."""
+
+
+def status_of_cells(cells: Sequence[Cell]) -> Status:
+    """The attempt's status. Raises ``ValueError`` without cells: then something else decided."""
+    code = min((cell.status.code for cell in cells), key=SERIOUSNESS.index)
+    if code is Code.OK:
+        return Status(code=code)
+    of_code = [cell for cell in cells if cell.status.code is code]
+    reason = "; ".join(f"{cell.users}x{cell.images}: {cell.status.reason}" for cell in of_code)
+    return Status(code=code, reason=reason, log_tail=of_code[0].status.log_tail)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -34,14 +33,13 @@ class NotIdle(Exception):
 
 
 def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
-    """Reads torch's own versions only if this process has imported it."""
+    """All but what only torch knows; see ``with_torch``."""
     import psutil
 
     commit = _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
     return record.Environment(
         **(_gpu_facts(gpus, nvml or _nvml()) if gpus else {}),
-        **_torch_facts(),
         host_id=identity.host_id(gpu.uuid for gpu in gpus),
         cpu_model=identity.cpu_model(),
         cpu_count=os.cpu_count() or 1,
@@ -54,6 +52,21 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
         git_dirty=None if changes is None else bool(changes.strip()),
         variables=speed_variables(os.environ),
     )
+
+
+def with_torch(environment: record.Environment) -> record.Environment:
+    """The same, with the versions of the CUDA libraries that torch brings along."""
+    import torch
+
+    if not environment.gpus:
+        return environment
+    cudnn = torch.backends.cudnn.version()
+    versions = {
+        "cuda": torch.version.cuda,
+        "cudnn": None if cudnn is None else str(cudnn),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+    }
+    return environment.model_copy(update=versions)
 
 
 def speed_variables(variables: Mapping[str, str]) -> dict[str, str]:
@@ -139,18 +152,6 @@ def _gpu_facts(gpus: Sequence[Gpu], nvml: Any) -> dict[str, Any]:
         "gpus": described,
         "driver": _optional(nvml, nvml.nvmlSystemGetDriverVersion),
         "topology": _output("nvidia-smi", "topo", "-m"),
-    }
-
-
-def _torch_facts() -> dict[str, Any]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return {}
-    cudnn = torch.backends.cudnn.version()
-    return {
-        "cuda": torch.version.cuda,
-        "cudnn": None if cudnn is None else str(cudnn),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
     }
 
 

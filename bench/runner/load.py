@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Served(Generic[T]):
     @property
     def latency_seconds(self) -> float:
         return self.finished - self.scheduled
+
+    def keeping(self, output: U) -> Served[U]:
+        """The same request with less to remember of it."""
+        return Served(self.index, self.user, self.scheduled, self.begun, self.finished, output)
 
 
 def closed_loop(serve: Callable[[int], T], users: int) -> Iterator[Served[T]]:

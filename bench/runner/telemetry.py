@@ -154,18 +154,15 @@ def utilisation(samples: Sequence[Sample]) -> record.Utilisation:
     )
 
 
-def power(
-    samples: Sequence[Sample], devices: Sequence[Device], window_seconds: float, images: int
-) -> record.Power:
+def power(samples: Sequence[Sample], devices: Sequence[Device], images_per_s: float) -> record.Power:
     """Power and energy are sums over the row's GPUs."""
-    rate = energy_rate_w(samples)
     watts = [_mean(_values(_of(samples, device.uuid), "power_w")) for device in devices]
-    limits = [device.limit_w for device in devices]
     return record.Power(
         average_w=_total(watts),
-        limit_w=_total(limits),
-        energy_per_image_j=_scaled(rate, window_seconds / images if images else None),
+        limit_w=_total([device.limit_w for device in devices]),
+        energy_per_image_j=_scaled(energy_rate_w(samples), 1 / images_per_s),
         power_cap_share=share_with(samples, TELEMETRY.power_cap_bit),
+        slowdown_share=share_with(samples, TELEMETRY.slowdown_bits),
     )
 
 

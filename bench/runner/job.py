@@ -1,0 +1,34 @@
+"""What one attempt at one row is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.config import Budget
+from bench.matrix import Row
+from bench.runner.load import Load
+
+
+@dataclass(frozen=True)
+class Job:
+    row: Row
+    weights: str
+    budget: Budget
+    cells: tuple[tuple[int, int], ...]
+    """(users, images), in the order in which they are measured"""
+    attempt_dir: Path
+    load: Load = field(default_factory=Load)
+    requests: int | None = None
+    """Steady requests a cell, exactly; None: as the budget says."""
+    quality: bool = True
+    """Whether the images of the quality prompts are generated and kept."""
+
+    @property
+    def n(self) -> int:
+        return self.requests or self.budget.n_per_process
+
+    @property
+    def cap(self) -> int:
+        """The budget's, spread over its processes like its n."""
+        return self.requests or -(-self.budget.cap // self.budget.processes)

@@ -1,0 +1,116 @@
+"""What the runner decides: what does this exception mean, and what is odd about this cell?
+
+Pure functions; what follows from numbers alone (warm, enough, drift) stands in ``bench.steady``.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Sequence
+
+from bench import record, stats
+from bench.axes.option import NotApplied, Unavailable
+from bench.config import ANOMALIES, TELEMETRY
+from bench.host.gpus import GpuError
+from bench.record import Anomaly, Code, Status
+from bench.runner import telemetry
+from bench.runner.environment import NotIdle
+from bench.runner.outputs import InvalidOutput
+from bench.runner.telemetry import Sample
+
+LOG_TAIL_LINES = 12
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Interrupted(BaseException):
+    """Somebody asked the runner to stop. Not an ``Exception``: no cell may catch it."""
+
+
+SPEAKING = (NotApplied, Unavailable, NotIdle, GpuError, InvalidOutput, Interrupted)
+"""Our own exceptions: their message says it all, the class name would add nothing."""
+
+
+def status_of(error: BaseException) -> Status:
+    """The status an exception stands for. The traceback's last lines go with those that are nobody's plan."""
+    code, advice = _meaning(error)
+    text = " ".join(str(error).split())[:400]
+    name = "" if isinstance(error, SPEAKING) else type(error).__name__
+    reason = ": ".join(part for part in (name, text) if part)
+    return Status(
+        code=code,
+        reason=f"{reason}; {advice}" if advice else reason,
+        log_tail=_tail(error) if code in (Code.CRASHED, Code.OOM, Code.INFRA) else [],
+    )
+
+
+def ends_row(error: Exception) -> bool:
+    """Whether what went wrong in one cell would go wrong in every other."""
+    return isinstance(error, (NotApplied, Unavailable)) or _is_disk(error)
+
+
+def _meaning(error: BaseException) -> tuple[Code, str]:
+    if isinstance(error, NotApplied):
+        return Code.NOT_APPLIED, ""
+    if isinstance(error, Unavailable):
+        return Code.UNAVAILABLE, ""
+    if isinstance(error, (NotIdle, GpuError)):
+        return Code.INFRA, ""
+    if isinstance(error, InvalidOutput):
+        return Code.INVALID_OUTPUT, ""
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return Code.INTERRUPTED, "finished cells are kept; the same command goes on from here"
+    if _is_memory(error):
+        return Code.OOM, ""
+    if _is_disk(error):
+        return Code.INFRA, "make room or mend the disk and run the row again"
+    return Code.CRASHED, "log.txt holds the whole traceback"
+
+
+def _is_memory(error: BaseException) -> bool:
+    """``torch.OutOfMemoryError`` is a RuntimeError like the CPU allocator's and cuBLAS's, and only the text
+    tells them from a real bug; so torch need not be imported to ask."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        any(message in text for message in MEMORY_MESSAGES) or "_status_alloc_failed" in text
+    )
+
+
+def _is_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+def _tail(error: BaseException) -> list[str]:
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return [line[:300] for line in lines if line.strip()][-LOG_TAIL_LINES:]
+
+
+def anomalies(latencies: Sequence[float], samples: Sequence[Sample], recompiles: int) -> list[Anomaly]:
+    """What a reader should know before quoting the cell. Nothing here removes a value."""
+    found = []
+    median = stats.median(latencies)
+    slow = [value for value in latencies if value > ANOMALIES.outlier_ratio * median]
+    if slow:
+        detail = f"{len(slow)} of {len(latencies)} requests took over {ANOMALIES.outlier_ratio:g}x the median"
+        found.append(Anomaly(kind="outliers", detail=f"{detail}, the slowest {max(slow):.3f} s"))
+    if recompiles:
+        found.append(Anomaly(kind="recompiled", detail=f"{recompiles} graphs compiled inside the window"))
+    capped = telemetry.share_with(samples, TELEMETRY.power_cap_bit)
+    if capped is not None and capped > ANOMALIES.power_cap_share:
+        found.append(Anomaly(kind="power_cap", detail=f"held the clocks down in {capped:.0%} of samples"))
+    peak = telemetry.utilisation(samples).temperature_peak_c
+    if peak is not None and peak > ANOMALIES.temperature_c:
+        found.append(Anomaly(kind="hot", detail=f"the GPU reached {peak:.0f} °C"))
+    return found
+
+
+def machine_anomalies(environment: record.Environment) -> list[Anomaly]:
+    """What was odd about the machine before the row began."""
+    load = environment.load_average[0]
+    if load <= ANOMALIES.load_per_cpu * environment.cpu_count:
+        return []
+    detail = f"load average {load:.1f} on {environment.cpu_count} processors before the row began"
+    return [Anomaly(kind="busy_machine", detail=detail)]

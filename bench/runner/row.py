@@ -1,0 +1,166 @@
+"""The life of a row, to be read from top to bottom.
+
+    idle -> imports -> load -> quantise -> apply -> warm-up -> cells -> quality -> result.json
+                                                    |
+                                                    verify
+
+Each name is a phase with a time of its own; nothing is pooled. ``verify`` stands inside the first warm-up,
+after the requests that every budget pays for: evidence such as compiled graphs exists only once a request
+has run, the warm-up that follows wipes out what a profile disturbed, and an option that did not take part
+ends the row before a paid minute of measuring.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from bench import identity, record
+from bench.axes import AXES
+from bench.axes.option import Unavailable
+from bench.host.gpus import Gpu, candidates, inventory, misfit
+from bench.matrix import Row
+from bench.record import Code, Status
+from bench.runner import compiler, environment, judge
+from bench.runner.diary import RUNNING, Diary
+from bench.runner.job import Job
+from bench.runner.telemetry import Telemetry
+from bench.runner.window import add_batch_efficiency, stability
+
+log = logging.getLogger(__name__)
+
+QUANTISING = ("quantization", "text_encoder")
+"""Axes whose ``apply`` changes weights; timed as a phase of their own."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(job: Job) -> record.Result:
+    """Every way out of here, but for SIGKILL, leaves the final result.json; finished cells are in it."""
+    job.attempt_dir.mkdir(parents=True, exist_ok=True)
+    diary = Diary(job.attempt_dir, _opening(job))
+    with _interruptible() as ignore_signals:
+        try:
+            _live(job, diary)
+            status = record.status_of_cells(diary.result.cells)
+        except BaseException as error:
+            log.error("%s ends here", job.row.label, exc_info=error)
+            status = judge.status_of(error)
+        ignore_signals()
+        _complete(job, diary.result, status)
+        diary.close(status)
+    return diary.result
+
+
+def _live(job: Job, diary: Diary) -> None:
+    row, result = job.row, diary.result
+    with diary.phase("idle"):
+        gpus = _claim(row)
+        devices = environment.devices(gpus)
+        result.environment = environment.collect(gpus)
+        result.anomalies = judge.machine_anomalies(result.environment)
+        diary.save(RUNNING)
+    device = "cuda" if gpus else "cpu"
+    with Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], os.getpid()) as sampling:
+        with diary.phase("imports"):
+            compiler.use_cache(row.gpu or "cpu", result.environment.image_digest)
+            from bench.runner import models, tasks
+            from bench.runner.server import Server
+
+            result.environment = environment.with_torch(result.environment)
+        with diary.phase("load"):
+            loaded = models.load(row, job.weights, device)
+            result.weights = loaded.weights
+            manifest = tasks.manifest(row, job.weights)
+            result.manifest_sha256 = manifest.sha256
+        server = Server(job, diary, loaded.pipe, manifest, device, sampling, devices)
+        with diary.phase("quantise"):
+            server.apply(axis for axis in AXES if axis in QUANTISING)
+        with diary.phase("apply"):
+            server.apply(axis for axis in AXES if axis not in QUANTISING)
+        for users, images in job.cells:
+            diary.finish(server.cell(users, images))
+        if job.quality and any(cell.latency for cell in result.cells):
+            with diary.phase("quality"):
+                server.save_quality()
+
+
+def _claim(row: Row) -> list[Gpu]:
+    """The row's GPUs, free and the only ones that CUDA will see, so that NVML and torch mean the same."""
+    if row.gpu is None:
+        return []
+    present = inventory(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if missing := misfit(row, present):
+        raise Unavailable(f"{row.label}: {missing}")
+    gpus = candidates(row, present)[: row.gpu_count]
+    environment.wait_until_idle(gpus)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in gpus)
+    return gpus
+
+
+def _opening(job: Job) -> record.Result:
+    """What is known before anything has happened."""
+    return record.Result(
+        status=RUNNING,
+        row=job.row.model_dump(),
+        attempt=job.attempt_dir.name,
+        budget=job.budget.name,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=identity.fingerprint(job.row, job.weights),
+    )
+
+
+def _complete(job: Job, result: record.Result, status: Status) -> None:
+    """Everything that follows from what happened: cells that were not reached, stability, cost."""
+    reached = {(cell.users, cell.images) for cell in result.cells}
+    if status.code is not Code.OK:
+        result.cells += [
+            record.Cell(users=users, images=images, status=status.model_copy(update={"log_tail": []}))
+            for users, images in job.cells
+            if (users, images) not in reached
+        ]
+    add_batch_efficiency(result.cells)
+    result.stability = stability(result.cells)
+    result.cost = _cost(result.phases, time.time() - psutil.Process().create_time(), job.row.gpu_count)
+
+
+def _cost(phases: list[record.Phase], wall_seconds: float, gpus: int) -> record.Cost:
+    measuring = sum(phase.seconds for phase in phases if phase.name.startswith("cell "))
+    warmup = sum(phase.seconds for phase in phases if phase.name.startswith("warm-up "))
+    return record.Cost(
+        wall_seconds=wall_seconds,
+        measuring_seconds=measuring,
+        warmup_seconds=warmup,
+        bookkeeping_seconds=wall_seconds - measuring - warmup,
+        gpu_hours=wall_seconds * gpus / 3600 if gpus else None,
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """The first SIGTERM or Ctrl-C raises ``Interrupted`` in the row; the rest is ignored, for then its
+    result is being written. Yields a function that ignores the first as well."""
+
+    def ignore() -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        ignore()
+        raise judge.Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    previous: dict[signal.Signals, Any] = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield ignore
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""From what one cell's window recorded to the cell of result.json. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import config, record, stats, steady
+from bench.record import Code, Status
+from bench.runner import judge, telemetry
+from bench.runner.load import Served
+from bench.runner.telemetry import Device, Sample
+
+Stages = dict[str, float]
+"""stage -> seconds of one request"""
+
+
+@dataclass(frozen=True)
+class Window:
+    """All that was recorded while one cell ran: ``served`` begins with the round that no figure uses."""
+
+    users: int
+    images: int
+    load: str
+    served: Sequence[Served[Stages]]
+    samples: Sequence[Sample]
+    """Telemetry between the first steady request's schedule and the last one's end."""
+    devices: Sequence[Device]
+    recompiles: int
+    torch_peak_bytes: tuple[int, int] | None
+    """(allocated, reserved) at most; None without a GPU."""
+
+    @property
+    def steady(self) -> Sequence[Served[Stages]]:
+        return self.served[self.users :]
+
+    @property
+    def begin(self) -> float:
+        return self.steady[0].scheduled
+
+    @property
+    def end(self) -> float:
+        return self.steady[-1].finished
+
+
+def cell_of(window: Window, settled: bool) -> record.Cell:
+    """``settled``: whether the warm-up at this batch did, where the budget asks for that."""
+    requests, seconds = window.steady, window.end - window.begin
+    latencies = [request.latency_seconds for request in requests]
+    services = [request.service_seconds for request in requests]
+    throughput = steady.throughput(
+        [request.finished for request in window.served], window.begin, window.images
+    )
+    power = telemetry.power(window.samples, window.devices, images_per_s=throughput)
+    return record.Cell(
+        users=window.users,
+        images=window.images,
+        status=_status(services, power.slowdown_share, settled),
+        n=len(requests),
+        window_seconds=seconds,
+        latency=stats.summarise(latencies, window.users),
+        queue=stats.summarise([request.queue_seconds for request in requests], window.users),
+        service=stats.summarise(services),
+        stages={name: stats.summarise(values) for name, values in _by_stage(requests).items()},
+        throughput_images_per_s=throughput,
+        memory=_memory(window),
+        utilisation=telemetry.utilisation(window.samples),
+        power=power,
+        anomalies=judge.anomalies(latencies, window.samples, window.recompiles),
+        load=window.load,
+    )
+
+
+def add_batch_efficiency(cells: Sequence[record.Cell]) -> None:
+    """Fills it in for one user, where the attempt also measured one image."""
+    one_user = {cell.images: cell for cell in cells if cell.users == 1 and cell.latency is not None}
+    one = one_user.get(1)
+    for images, cell in one_user.items():
+        if one is not None and one.latency is not None and cell.latency is not None and images > 1:
+            cell.batch_efficiency = steady.batch_efficiency(one.latency.raw, cell.latency.raw, images)
+
+
+def stability(cells: Sequence[record.Cell]) -> record.Stability | None:
+    """Of the attempt; None where no cell has numbers."""
+    measured = [cell for cell in cells if cell.service is not None]
+    if not measured:
+        return None
+    alone = next((cell for cell in measured if (cell.users, cell.images) == (1, 1)), None)
+    drift = None if alone is None or alone.service is None else steady.drift(alone.service.raw)
+    shares = [cell.power.slowdown_share for cell in measured if cell.power.slowdown_share is not None]
+    return record.Stability(
+        drift_percent=None if drift is None else 100 * drift, throttled_share=max(shares, default=None)
+    )
+
+
+def _status(services: Sequence[float], slowdown_share: float | None, settled: bool) -> Status:
+    reasons = []
+    if not settled:
+        reasons.append(f"the warm-up had not settled after {config.WARMUP.maximum} requests")
+    drift = steady.drift(services)
+    if drift is not None and abs(drift) > config.ANOMALIES.drift_share:
+        reasons.append(f"service time drifted by {drift:+.1%} from the window's first third to its last")
+    if slowdown_share:
+        reasons.append(f"heat or hardware slowed the GPU in {slowdown_share:.1%} of samples, twice")
+    if not reasons:
+        return Status(code=Code.OK)
+    return Status(code=Code.UNSTABLE, reason=f"{'; '.join(reasons)}; run it again on a quiet, cool machine")
+
+
+def _memory(window: Window) -> record.Memory:
+    memory = telemetry.memory(window.samples, window.devices)
+    if window.torch_peak_bytes is not None:
+        allocated, reserved = window.torch_peak_bytes
+        memory.torch_allocated_peak_gb = allocated / telemetry.GB
+        memory.torch_reserved_peak_gb = reserved / telemetry.GB
+    return memory
+
+
+def _by_stage(requests: Sequence[Served[Stages]]) -> dict[str, list[float]]:
+    """Stages that every request has: a mean over some of them would be one over others' prompts."""
+    names = [name for name in requests[0].output if all(name in request.output for request in requests)]
+    return {name: [request.output[name] for request in requests] for name in names}
