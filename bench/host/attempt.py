@@ -6,12 +6,11 @@ until it ends), so an attempt is honest even when host and runner are killed tog
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,15 +18,15 @@ from pydantic import ValidationError
 
 from bench import layout, record
 from bench.host.local import Executor, Job
+from bench.host.plan import CellShape
 from bench.host.supervise import Stop, supervise
 from bench.host.verdict import Ending, kernel_oom_kills, log_tail, verdict
-from bench.record import Cell, Environment, Result, Status
+from bench.record import Cell, Code, Environment, Result, Status
 from bench.runner.diary import RUNNING
 
-BALLAST = ".ballast"
 BALLAST_BYTES = 2_000_000
-"""Room on the disk kept for the verdict: given up when the disk is full. A result.json of a full budget
-with all cells has about a tenth of it."""
+"""Room on the disk kept for the verdict and given up when the disk is full. A result.json of a full budget
+with all its cells has about a tenth of it."""
 
 
 def first_result(job: Job, fingerprint: str, environment: Environment) -> Result:
@@ -42,15 +41,6 @@ def first_result(job: Job, fingerprint: str, environment: Environment) -> Result
     )
 
 
-def begin(job: Job, fingerprint: str, environment: Environment) -> Result:
-    """The attempt's folder, its first result.json and its ballast. Raises OSError when there is no room."""
-    result = first_result(job, fingerprint, environment)
-    record.save(result, job.attempt_dir)
-    with (job.attempt_dir / BALLAST).open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, BALLAST_BYTES)
-    return result
-
-
 def execute(
     executor: Executor,
     job: Job,
@@ -59,52 +49,76 @@ def execute(
     stop: Stop,
     look: Callable[[], None],
 ) -> Result:
-    """Runs the attempt to its end and returns what its result.json says then."""
+    """Runs the attempt to its end and returns what its result.json says then. Raises OSError when there is
+    no room to begin, or for the verdict."""
+    job.attempt_dir.mkdir(parents=True, exist_ok=True)
+    # Without a name, so that it is gone with this process, however that ends.
+    with tempfile.TemporaryFile(dir=job.attempt_dir) as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, BALLAST_BYTES)
+        record.save(started, job.attempt_dir)
+        ending = _run(executor, job, timeout_seconds, stop, look)
+        return conclude(job, ending, started, give_up_ballast=ballast.close)
+
+
+def _run(
+    executor: Executor, job: Job, timeout_seconds: float, stop: Stop, look: Callable[[], None]
+) -> Ending:
     kills_before = kernel_oom_kills()
-    begun = time.monotonic()
-    try:
-        handle = executor.start(job)
-    except OSError as error:
-        status = Status(code=record.Code.INFRA, reason=f"the runner does not start: {error}")
-        return _finish(job.attempt_dir, started.model_copy(update={"status": status}))
+    handle = executor.start(job)
     try:
         ended = supervise(handle, timeout_seconds, stop, look)
     except BaseException:
         handle.kill()
         raise
-    ending = Ending(
+    return Ending(
         exit=ended.exit,
         stopped_for=ended.stopped_for,
-        after_seconds=time.monotonic() - begun,
+        after_seconds=ended.after_seconds,
         log_tail=log_tail(job.attempt_dir / layout.LOG),
         kernel_oom_kills=kernel_oom_kills() - kills_before,
         free_disk_bytes=shutil.disk_usage(job.attempt_dir).free,
     )
-    return conclude(job, ending, started)
 
 
-def conclude(job: Job, ending: Ending, started: Result) -> Result:
+def conclude(job: Job, ending: Ending, started: Result, give_up_ballast: Callable[[], None]) -> Result:
     """Leaves the runner's result as it is where that is its last word; else adds the host's verdict to
     the cells that were finished."""
     written = _read(job.attempt_dir / layout.RESULT)
     status = verdict(ending, written)
     if status is None and written is not None:
-        (job.attempt_dir / BALLAST).unlink(missing_ok=True)
         return written
-    result = (written or started).model_copy(update={"status": status})
-    result.cells = [*result.cells, *_cell_at_work(job, result)]
-    return _finish(job.attempt_dir, result)
+    base = written or started
+    result = base.model_copy(
+        update={
+            "status": status,
+            "environment": base.environment or started.environment,
+            "cells": cells_after(status, base.cells, job.cells) if status else base.cells,
+        }
+    )
+    try:
+        record.save(result, job.attempt_dir)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        give_up_ballast()
+        record.save(result, job.attempt_dir)
+    for half_written in job.attempt_dir.glob(".*.tmp"):
+        half_written.unlink(missing_ok=True)
+    return result
 
 
-def _cell_at_work(job: Job, result: Result) -> list[Cell]:
-    """The cell in which the runner ended, where others were finished before it: it alone is to blame, and
-    the next attempt goes on with the cells after it. Without any finished cell the row itself is."""
-    finished = {(cell.users, cell.images) for cell in result.cells}
-    unfinished = [cell for cell in job.cells if cell not in finished]
-    if not finished or not unfinished:
-        return []
-    users, images = unfinished[0]
-    return [Cell(users=users, images=images, status=result.status)]
+def cells_after(status: Status, written: Sequence[Cell], asked: Sequence[CellShape]) -> list[Cell]:
+    """The finished cells, and one for each that was not. Where cells were finished, the one at work is to
+    blame and the next attempt goes on with those after it; without a finished cell the row itself is."""
+    finished = [cell for cell in written if cell.status.code is not Code.INTERRUPTED]
+    known = {(cell.users, cell.images) for cell in finished}
+    unfinished = [shape for shape in asked if shape not in known]
+    blamed = status.model_copy(update={"log_tail": []})
+    not_reached = Status(code=Code.INTERRUPTED, reason=f"not reached: an earlier cell ended as {status.code}")
+    return finished + [
+        Cell(users=users, images=images, status=not_reached if finished and place else blamed)
+        for place, (users, images) in enumerate(unfinished)
+    ]
 
 
 def _read(path: Path) -> Result | None:
@@ -116,19 +130,3 @@ def _read(path: Path) -> Result | None:
     except (ValidationError, ValueError):
         path.replace(path.with_name(f"{path.name}.damaged"))
         return None
-
-
-def _finish(attempt_dir: Path, result: Result) -> Result:
-    ballast = attempt_dir / BALLAST
-    try:
-        record.save(result, attempt_dir)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        ballast.unlink(missing_ok=True)
-        record.save(result, attempt_dir)
-    ballast.unlink(missing_ok=True)
-    for half in attempt_dir.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            half.unlink()
-    return result

@@ -110,9 +110,9 @@ class Campaign:
                 self._write_unsupported(decision)
             self._run_queue()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self.summary.broke_off = f"the disk is full ({error}); {FREE_SPACE}"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = FREE_SPACE if full else "mend that and run the same command again"
+            self.summary.broke_off = f"{error}; {advice}"
         self.summary.stopped_by = self.stop.signal_number
         return self.summary
 
@@ -156,7 +156,7 @@ class Campaign:
         row = decision.row
         job = self._job(decision, (*self.lease.descriptors, *claim.descriptors))
         expected = self._estimate(decision)
-        started = attempt.begin(job, self.wanting.fingerprint(row), self.environments(job.gpu_uuids))
+        started = attempt.first_result(job, self.wanting.fingerprint(row), self.environments(job.gpu_uuids))
         watch = AttemptWatch(job.attempt_dir)
         begun = time.monotonic()
 

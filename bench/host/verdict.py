@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 from typing import Literal
 
 from bench.host.local import Exit
@@ -24,6 +24,8 @@ LOG_TAIL_LINES = 20
 
 DISK_FULL_BYTES = 1_000_000
 """With less than this free where the results lie, a dead runner had no room to say why."""
+
+ASKED_TO_STOP = frozenset({SIGHUP, SIGINT, SIGTERM})
 
 SIGNS: tuple[tuple[Code, re.Pattern[str], str], ...] = (
     (
@@ -93,6 +95,8 @@ def _classify(ending: Ending) -> tuple[Code, str]:
         return Code.TIMEOUT, f"not done after {ending.after_seconds:.0f} s; raise --timeout, or see the log"
     if ending.stopped_for == "interrupt":
         return Code.INTERRUPTED, "stopped on request; the same command goes on from here"
+    if ending.exit.signal in ASKED_TO_STOP:
+        return Code.INTERRUPTED, f"{ending.exit} by somebody else; the same command goes on from here"
     for line in reversed(ending.log_tail):
         for code, sign, meaning in SIGNS:
             if sign.search(line):
