@@ -1,3 +1,75 @@
-.PHONY: test
-test:
-	.venv/bin/python -m pytest
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both install what they need
+# into .venv. README.md says what the rest is for.
+
+PYTHON ?= python3
+# Installed before all else, so that nothing pulls another one in. Any form of `pip install` works, e.g.
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"   (no CUDA libraries)
+TORCH ?= torch==2.13.0
+
+WEIGHTS ?= hub
+BUDGET ?= quick
+CELLS ?= 1x1,1x4,4x1,4x4
+RESULTS ?= results
+
+BIN := .venv/bin
+FLUXBENCH := $(BIN)/fluxbench
+INSTALLED := .venv/installed
+CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS)
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint bench phase report overhead bench-self browser clean-venv
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(INSTALLED) ## everything into .venv (the other targets do this themselves)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fluxbench needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[run,report,dev]'
+	@echo '$(TORCH)' > $@
+
+demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes
+	$(FLUXBENCH) demo
+
+test: lint browser ## what proves that the bench works
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## one row on this machine: make bench ROW=42
+	@test -n "$(ROW)" || { echo "which row? make bench ROW=42; $(FLUXBENCH) rows lists them"; exit 2; }
+	$(FLUXBENCH) bench $(ROW) $(CAMPAIGN)
+
+phase: $(INSTALLED) ## one phase of the plan: make phase PHASE=1 HARDWARE=h100x1
+	@test -n "$(PHASE)" -a -n "$(HARDWARE)" || \
+	  { echo "which phase of which hardware? make phase PHASE=1 HARDWARE=h100x1"; exit 2; }
+	$(FLUXBENCH) fan-out --where "phase=$(PHASE) hardware=$(HARDWARE)" $(CAMPAIGN)
+
+report: $(INSTALLED) ## results/ -> tables, charts, HTML
+	$(FLUXBENCH) report $(RESULTS)
+
+overhead: $(INSTALLED) ## what measuring itself costs
+	$(FLUXBENCH) overhead
+
+bench-self: $(INSTALLED) ## how fast the bench's own commands are
+	$(BIN)/python tests/bench_self.py
+
+# The browser test opens the report in Chromium. As root on Debian it is installed; elsewhere the test
+# says that it was skipped and why.
+browser: $(INSTALLED)
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing Chromium for the browser test"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; } \
+	    >/dev/null 2>.venv/apt.log || { tail -5 .venv/apt.log; exit 1; }; \
+	else echo "no Chromium here: the browser test will be skipped"; fi
+
+clean-venv:
+	rm -rf .venv
