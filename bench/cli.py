@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from bench.config import BudgetName
     from bench.matrix import Row
+    from bench.runner.load import Load
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -51,6 +52,15 @@ def choose_rows(path: Path, where: str, tier: str) -> list[Row]:
         more = f"; {others} in other tiers (--tier all)" if others else ""
         raise click.UsageError(f"no row matches --where {where!r} --tier {tier}{more}")
     return chosen
+
+
+def find_row(rows: Sequence[Row], row_id: str, path: Path) -> Row:
+    for row in rows:
+        if row.row == row_id:
+            return row
+    raise click.BadParameter(
+        f"no row {row_id} in {path}, which has {len(rows)}; `fluxbench rows` lists them", param_hint="ROW"
+    )
 
 
 matrix_option = click.option(
@@ -264,16 +274,115 @@ def bench(row_id: str, matrix_path: Path, **asked: Any) -> None:
     from bench.rules import refusals
 
     everything = read_rows(matrix_path)
-    chosen = [row for row in everything if row.row == row_id]
-    if not chosen:
-        raise click.BadParameter(
-            f"no row {row_id} in {matrix_path}, which has {len(everything)}; `fluxbench rows` lists them",
-            param_hint="ROW",
-        )
+    row = find_row(everything, row_id, matrix_path)
     try:
         gpus = here()
     except GpuError as error:
         raise click.ClickException(f"nothing was run: {error}") from None
-    if not refusals(chosen[0]) and misfit(chosen[0], gpus):
-        raise click.ClickException(misfit_advice(chosen[0], everything, gpus))
-    run_campaign(chosen, again=True, **asked)
+    if not refusals(row) and misfit(row, gpus):
+        raise click.ClickException(misfit_advice(row, everything, gpus))
+    run_campaign([row], again=True, **asked)
+
+
+def parse_row(text: str) -> Row:
+    """``--row-json``"""
+    from pydantic import ValidationError
+
+    from bench.matrix import Row
+
+    try:
+        return Row.model_validate_json(text)
+    except ValidationError as error:
+        raise click.BadParameter(str(error), param_hint="--row-json") from None
+
+
+def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
+    from bench.runner.load import Load
+
+    try:
+        return Load.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command()
+@click.argument("row_id", metavar="ROW", required=False)
+@matrix_option
+@click.option("--row-json", metavar="JSON", help="The row itself, as the host passes it, instead of ROW.")
+@click.option(
+    "--weights",
+    type=click.Choice(["hub", "synthetic", "tiny"]),
+    help="Default: tiny for rows of the tiny model, else hub.",
+)
+@click.option(
+    "--budget",
+    type=click.Choice(["probe", "quick", "standard", "full"]),
+    default="quick",
+    show_default=True,
+    help="How many requests a cell; of standard and full, the share of one process.",
+)
+@click.option(
+    "--requests", type=click.IntRange(min=1), help="Steady requests a cell, instead of the budget's."
+)
+@click.option(
+    "--cells",
+    default="1x1,1x4,4x1,4x4",
+    show_default=True,
+    callback=parse_cells,
+    help="users x images, in the order of measuring.",
+)
+@click.option(
+    "--load",
+    default="closed",
+    show_default=True,
+    callback=parse_load,
+    help="closed: a user sends its next request when the last one returned. poisson:RATE: each user sends "
+    "RATE requests a second, whatever the server does.",
+)
+@click.option(
+    "--quality/--no-quality",
+    default=True,
+    show_default=True,
+    help="Keep images and latents of the quality prompts.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="The results tree.",
+)
+@click.option(
+    "--attempt-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the host wants this attempt's files and keeps its log. Default: a new folder in the tree.",
+)
+def run(row_id: str | None, row_json: str | None, matrix_path: Path, **asked: Any) -> None:
+    """Measure one row in this process: what the host starts, and what replays a row by hand.
+
+    Exits 0 when result.json says ok, 3 when it says another status.
+    """
+    from bench.runner.command import job_of, run_here
+
+    if row_id is not None and row_json is None:
+        row = find_row(read_rows(matrix_path), row_id, matrix_path)
+    elif row_json is not None and row_id is None:
+        row = parse_row(row_json)
+    else:
+        raise click.UsageError("name one row, either by its id or by --row-json")
+    try:
+        job = job_of(row, **asked)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        sys.exit(run_here(job, keep_log=asked["attempt_dir"] is None))
+    except OSError as error:
+        raise click.ClickException(f"{row.label}: {error}; make room and run it again") from None
+
+
+@main.command()
+def demo() -> None:
+    """A chosen campaign on the tiny FLUX, with its report: no GPU, no Docker, under ten minutes."""
+    from bench.demo import run
+
+    sys.exit(run(click.echo))

@@ -1,0 +1,105 @@
+"""``make demo``: a chosen campaign on the tiny FLUX, as the commands that a user would type.
+
+It needs no GPU, no Docker and no network, writes to ``results/demo/`` only, and goes on where it stopped.
+The rows and budgets are chosen for two CPU cores without bf16 arithmetic, where everything together has to
+stay under ten minutes: fp32 rows take a second a request there, bf16 ones several.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("results/demo")
+MOST_ROWS = 24
+
+TINY = "hardware=cpu model=tiny"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fan-out of the demo."""
+
+    shows: str
+    where: str
+    budget: str = "quick"
+    cells: str = "1x1"
+
+
+PARTS = (
+    Part(
+        "the plan's Basic Performance Matrix, on the baseline",
+        f"{TINY} steps=28 phase=1 precision=fp32 task=txt2img control=none",
+        cells="1x1,1x4,4x1,4x4",
+    ),
+    Part(
+        "the reference, against which quality is measured",
+        f"{TINY} steps=28 phase=1 precision=bf16 task=txt2img control=none",
+        budget="probe",
+    ),
+    Part(
+        "one optimisation at a time",
+        f"{TINY} steps=28 phase=3 precision=fp32 task=txt2img control=none",
+    ),
+    Part(
+        "the other pipelines",
+        f"{TINY} steps=28 phase=1 precision=fp32 task=img2img,inpaint control=none,canny",
+    ),
+    Part(
+        "every control",
+        f"{TINY} steps=28 phase=1 precision=fp32 task=txt2img control=canny,depth,pose tier=core,extended",
+    ),
+    Part(
+        "a p99 that deserves the name: 368 requests",
+        f"{TINY} steps=4",
+        budget="full",
+    ),
+)
+
+
+def commands(results: Path = RESULTS) -> list[tuple[str, list[str]]]:
+    """(what it shows, arguments of ``fluxbench``), in order."""
+    campaigns = [
+        (
+            part.shows,
+            [
+                *("fan-out", "--where", part.where, "--budget", part.budget, "--cells", part.cells),
+                *("--results", str(results)),
+            ],
+        )
+        for part in PARTS
+    ]
+    return [
+        *campaigns,
+        ("what the optimisations cost in quality", ["quality", str(results)]),
+        ("every file holds what it should", ["check", str(results)]),
+        ("tables, charts and pages", ["report", str(results)]),
+    ]
+
+
+def run(say: Callable[[str], None], results: Path = RESULTS) -> int:
+    """Runs the commands; goes on after one that fails, and returns 1 in the end if any did."""
+    started = time.monotonic()
+    failed = []
+    for shows, arguments in commands(results):
+        line = shlex.join(["fluxbench", *arguments])
+        say(f"\n# {shows}\n$ {line}")
+        done = subprocess.run([sys.executable, "-m", "bench", *arguments], check=False)
+        if done.returncode in {130, 143}:
+            say("\nInterrupted; what is finished is kept, and `make demo` goes on from there.")
+            return done.returncode
+        if done.returncode:
+            failed.append(f"{line}  (exit code {done.returncode})")
+    minutes = (time.monotonic() - started) / 60
+    if failed:
+        say(f"\nThe demo ended after {minutes:.1f} minutes, and these commands failed:")
+        say("\n".join(failed))
+        return 1
+    say(f"\nDone in {minutes:.1f} minutes. Open the report in a browser:")
+    say(str((results / "analysis" / "index.html").resolve()))
+    return 0
