@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench import layout, record
+from bench import layout, quality, record
 from bench.matrix import Row
+from bench.quality import Quality
 
 LOG_EXCERPT_LINES = 12
 
@@ -21,6 +22,7 @@ class Attempt:
     folder: Path
     row: Row
     result: record.Result
+    quality: Quality | None
 
     @property
     def weights(self) -> str:
@@ -61,20 +63,36 @@ def load(results: Path) -> Loaded:
     """Every attempt under ``results``, in path order."""
     loaded = Loaded()
     for folder in layout.attempts(results):
+        place = str(folder.relative_to(results))
         try:
-            loaded.attempts.append(_attempt(folder))
+            row, result = _result(folder)
         except (OSError, ValueError) as error:
-            loaded.problems.append(Problem(str(folder.relative_to(results)), _why(folder, error)))
+            loaded.problems.append(Problem(place, _why(folder, error)))
+            continue
+        try:
+            closeness = _quality(folder, result)
+        except (OSError, ValueError) as error:
+            loaded.problems.append(Problem(f"{place}/{quality.FILE}", _why(folder, error)))
+            closeness = None
+        loaded.attempts.append(Attempt(folder, row, result, closeness))
     return loaded
 
 
-def _attempt(folder: Path) -> Attempt:
+def _result(folder: Path) -> tuple[Row, record.Result]:
     """Raises OSError or ValueError (pydantic's included) for a folder that holds no valid result."""
     result = record.load(folder / layout.RESULT)
-    attempt = Attempt(folder, Row.model_validate(result.row), result)
-    if attempt.weights != folder.parent.name:
-        raise ValueError(f"measured with {attempt.weights} weights but stored under {folder.parent.name}")
-    return attempt
+    if result.weights and result.weights.source != folder.parent.name:
+        raise ValueError(
+            f"measured with {result.weights.source} weights but stored under {folder.parent.name}"
+        )
+    return Row.model_validate(result.row), result
+
+
+def _quality(folder: Path, result: record.Result) -> Quality | None:
+    found = quality.load(folder)
+    if found and (found.attempt, found.fingerprint) != (result.attempt, result.fingerprint):
+        raise ValueError(f"about attempt {found.attempt}, not this one; run `fluxbench quality` again")
+    return found
 
 
 def _why(folder: Path, error: Exception) -> str:
@@ -84,6 +102,6 @@ def _why(folder: Path, error: Exception) -> str:
         return f"no {layout.RESULT}: still running, or killed; {count} finished requests in {layout.REQUESTS}"
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or layout.RESULT
-        return f"{place}: {first['msg']}; `fluxbench check` lists every fault"
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}; `fluxbench check` lists every fault".removeprefix(": ")
     return str(error)

@@ -7,14 +7,16 @@ with other code.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import TypeVar
 
-from bench import identity, stats
+from bench import identity, stats, steady
+from bench.compare import Side
 from bench.matrix import Row
+from bench.quality import Quality
 from bench.record import HAS_NUMBERS, Anomaly, Cell, Code, Distribution, Memory, Power, Result, Utilisation
 from bench.report.load import Attempt
 
@@ -35,9 +37,8 @@ class PooledCell:
     runs: tuple[tuple[float, ...], ...]
     """Latencies in seconds, one tuple a process, each in order of finishing."""
     latency: Distribution
-    queue: Distribution | None
-    service: Distribution | None
-    stages: dict[str, Distribution]
+    medians: dict[str, float]
+    """Seconds, of ``queue`` (waiting), ``service``, ``text``, ``denoise``, ``step`` and ``decode``."""
     throughput_images_per_s: float | None
     batch_efficiency: float | None
     memory: Memory
@@ -48,6 +49,11 @@ class PooledCell:
     @property
     def n(self) -> int:
         return len(self.latency.raw)
+
+    @cached_property
+    def side(self) -> Side:
+        """As comparisons take it; kept, because its interval may be a bootstrap."""
+        return Side(self.runs, self.users)
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,11 @@ class Measurement:
     attempts: tuple[Attempt, ...]
     """Those of the fingerprint that is shown, oldest first."""
     cells: dict[Shape, PooledCell]
+    failed: dict[Shape, Code]
+    """How the cells ended that have no numbers, by their latest attempt."""
     stale: str
     """Why the numbers are of the past; empty while they are current."""
+    quality: Quality | None
 
     @property
     def latest(self) -> Result:
@@ -100,7 +109,9 @@ def _measurement(attempts: list[Attempt]) -> Measurement:
         host_id=newest.host_id or "",
         attempts=tuple(shown),
         cells=cells,
+        failed=_failed(shown, cells),
         stale=_stale(shown[-1], newest),
+        quality=next((each.quality for each in reversed(shown) if each.quality), None),
     )
 
 
@@ -147,25 +158,33 @@ def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
     return pooled
 
 
+def _failed(attempts: Sequence[Attempt], measured: Container[Shape]) -> dict[Shape, Code]:
+    return {
+        (cell.users, cell.images): shown_code(attempt.result, cell)
+        for attempt in attempts
+        for cell in attempt.result.cells
+        if (cell.users, cell.images) not in measured
+    }
+
+
 def _pool_cell(code: Code, cells: Sequence[Cell], smaller: dict[Shape, PooledCell]) -> PooledCell:
     """``smaller`` holds the cells of fewer images, from which a batch efficiency follows."""
     first = cells[0]
-    latency = _together([cell.latency for cell in cells], first.users)
-    assert latency is not None  # _pool() took only cells that have one
+    runs = tuple(tuple(cell.latency.raw) for cell in cells if cell.latency)
+    latency = first.latency
+    if latency is None or len(runs) > 1:
+        latency = stats.summarise([value for run in runs for value in run], first.users)
     alone = smaller.get((1, 1))
     efficiency = first.batch_efficiency if len(cells) == 1 else None
     if efficiency is None and alone is not None and first.users == 1 and first.images > 1:
-        efficiency = first.images * alone.latency.p50.value / latency.p50.value
-    stages = {name: [cell.stages.get(name) for cell in cells] for name in first.stages}
+        efficiency = steady.batch_efficiency(alone.latency.raw, latency.raw, first.images)
     return PooledCell(
         users=first.users,
         images=first.images,
         code=code,
-        runs=tuple(tuple(cell.latency.raw) for cell in cells if cell.latency),
+        runs=runs,
         latency=latency,
-        queue=_together([cell.queue for cell in cells], first.users),
-        service=_together([cell.service for cell in cells], first.users),
-        stages={name: stage for name, parts in stages.items() if (stage := _together(parts, first.users))},
+        medians=_medians(cells),
         throughput_images_per_s=_throughput(cells),
         batch_efficiency=efficiency,
         memory=_merge(Memory, [(cell.memory, cell.n) for cell in cells]),
@@ -175,22 +194,24 @@ def _pool_cell(code: Code, cells: Sequence[Cell], smaller: dict[Shape, PooledCel
     )
 
 
-def _together(parts: Sequence[Distribution | None], users: int) -> Distribution | None:
-    """One distribution as it is recorded; several as the statistics of all their values."""
-    present = [part for part in parts if part is not None]
-    if len(present) <= 1:
-        return present[0] if present else None
-    return stats.summarise([value for part in present for value in part.raw], users)
+def _medians(cells: Sequence[Cell]) -> dict[str, float]:
+    parts: dict[str, list[float]] = {}
+    for cell in cells:
+        for name, part in {"queue": cell.queue, "service": cell.service, **cell.stages}.items():
+            if part is not None:
+                parts.setdefault(name, []).extend(part.raw)
+    return {name: stats.median(values) for name, values in parts.items()}
 
 
 def _throughput(cells: Sequence[Cell]) -> float | None:
     """Images of all windows over the seconds of all windows."""
-    if len(cells) == 1:
-        return cells[0].throughput_images_per_s
-    windows = [cell.window_seconds for cell in cells]
-    if any(window is None for window in windows):
-        return None
-    return sum(cell.n * cell.images for cell in cells) / math.fsum(window or 0 for window in windows)
+    images = seconds = 0.0
+    for cell in cells:
+        if cell.throughput_images_per_s is None or cell.window_seconds is None:
+            return None
+        images += cell.throughput_images_per_s * cell.window_seconds
+        seconds += cell.window_seconds
+    return images / seconds
 
 
 def _merge(kind: type[Figures], parts: Sequence[tuple[Figures, int]]) -> Figures:

@@ -1,0 +1,126 @@
+"""What each stack gained: against the reference, against its parent, and beyond the product of its parts.
+
+Every ratio compares cells of one host, because a ``UseCase`` holds no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench import stats
+from bench.compare import Ratio, interaction, reference_spread, speedup
+from bench.report import names
+from bench.report.groups import Section, UseCase
+from bench.report.pool import Measurement, PooledCell, Shape
+from bench.verdicts import Verdict, interacts, verdicts
+
+
+@dataclass(frozen=True)
+class Gain:
+    ratio: Ratio
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row against the row it changes one thing from, one user and one image."""
+
+    measurement: Measurement
+    parent: Measurement
+    change: str
+    gain: Gain
+    interaction: Ratio | None
+    """Gain of this change here over its gain alone on the reference; None where that was not measured."""
+
+    @property
+    def interacts(self) -> bool:
+        return self.interaction is not None and interacts(self.interaction)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Of one use case."""
+
+    spread: float | None
+    """The host's reference-to-reference spread, as a log ratio."""
+    speedups: dict[tuple[str, Shape], Gain]
+    """(row id, cell) -> gain over the reference's same cell."""
+    layers: tuple[Layer, ...]
+
+    def of(self, measurement: Measurement, cell: PooledCell) -> Gain | None:
+        return self.speedups.get((measurement.row.row, (cell.users, cell.images)))
+
+
+def host_spread(section: Section) -> float | None:
+    """The widest disagreement between processes of a reference cell, over all use cases of the host."""
+    references = (case.reference for case in section.use_cases)
+    spreads = [
+        reference_spread([stats.median(run) for run in cell.runs])
+        for reference in references
+        if reference
+        for cell in reference.cells.values()
+    ]
+    return max((spread for spread in spreads if spread is not None), default=None)
+
+
+def gains(case: UseCase, spread: float | None) -> Gains:
+    return Gains(spread, _speedups(case, spread), tuple(_layers(case, spread)))
+
+
+def _speedups(case: UseCase, spread: float | None) -> dict[tuple[str, Shape], Gain]:
+    """Holm's correction spans the candidates of one cell: that is the ranking a reader sees."""
+    found: dict[tuple[str, Shape], Gain] = {}
+    for shape in case.reference.cells if case.reference else ():
+        reference = _comparable(case.reference, shape)
+        if reference is None:
+            continue
+        candidates = {
+            each.row.row: cell.side
+            for each in case.measurements
+            if each is not case.reference and (cell := _comparable(each, shape))
+        }
+        ratios = [speedup(reference.side, side, spread) for side in candidates.values()]
+        for row, ratio, word in zip(candidates, ratios, verdicts(ratios), strict=True):
+            found[row, shape] = Gain(ratio, word)
+    return found
+
+
+def _comparable(measurement: Measurement | None, shape: Shape = (1, 1)) -> PooledCell | None:
+    """A ratio of medians that may not be printed may not be printed either."""
+    cell = measurement.cells.get(shape) if measurement else None
+    return cell if cell and cell.latency.p50.supported else None
+
+
+def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
+    steps = []
+    for each in case.measurements:
+        parent = case.parent(each)
+        cell, before = _comparable(each), _comparable(parent)
+        if parent and cell and before:
+            steps.append((each, parent, speedup(before.side, cell.side, spread)))
+    for (each, parent, ratio), word in zip(steps, verdicts([step[2] for step in steps]), strict=True):
+        yield Layer(
+            measurement=each,
+            parent=parent,
+            change=names.change(each.row, parent.row),
+            gain=Gain(ratio, word),
+            interaction=_interaction(case, each, parent, spread),
+        )
+
+
+def _interaction(case: UseCase, both: Measurement, one: Measurement, spread: float | None) -> Ratio | None:
+    """``both`` adds to its parent ``one`` what another row adds to the reference alone."""
+    base = case.reference
+    if base is None or one is base:
+        return None
+    changed = {axis for axis, option in both.row.stack.items() if option != one.row.stack[axis]}
+    alone = base.row.stack | {axis: both.row.stack[axis] for axis in changed}
+    other = next((each for each in case.measurements if each.row.stack == alone), None)
+    if other is None or other is both:
+        return None
+    sides = [cell.side for each in (base, one, other, both) if (cell := _comparable(each))]
+    if len(sides) < 4:
+        return None
+    reference, first, second, together = sides
+    return interaction(reference, first, second, together, spread)

@@ -1,0 +1,130 @@
+"""What may stand in one table: same hardware, same host, same weights, same workload.
+
+METHOD.md section 4 (speed-ups on one host only) and section 9 (rows of different weights never share a
+table) hold because every table is made from one ``Section``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from bench.matrix import Row
+from bench.record import Code
+from bench.report import names
+from bench.report.pool import Measurement
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """The stacks measured for one task and control, fastest single image first."""
+
+    task: str
+    control: str
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def title(self) -> str:
+        return names.use_case(self.task, self.control)
+
+    @property
+    def slug(self) -> str:
+        return names.use_case_slug(self.task, self.control)
+
+    @cached_property
+    def reference(self) -> Measurement | None:
+        return next((each for each in self.measurements if each.row.is_reference), None)
+
+    def parent(self, of: Measurement) -> Measurement | None:
+        return next((each for each in self.measurements if each.row.row == of.row.parent), None)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One world of comparable numbers."""
+
+    slug: str
+    """``h100x1-synthetic``; longer where that alone would name two sections."""
+    hardware: str
+    weights: str
+    host_id: str
+    use_cases: tuple[UseCase, ...]
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        return [each for case in self.use_cases for each in case.measurements]
+
+    @property
+    def row(self) -> Row:
+        """Any row: hardware and workload are the same in all."""
+        return self.use_cases[0].measurements[0].row
+
+    @property
+    def workload(self) -> str:
+        return names.workload(self.row)
+
+    @property
+    def machine(self) -> str:
+        """``NVIDIA H100 80GB HBM3 (GPU-1a2b3c4d)``, or the processor."""
+        environment = self.measurements[0].latest.environment
+        if environment is None:
+            return self.host_id
+        if not environment.gpus:
+            return f"{environment.cpu_model}, {environment.cpu_count} CPUs"
+        uuids = ", ".join(gpu.uuid[:12] for gpu in environment.gpus)
+        return f"{environment.gpus[0].name} ({uuids})"
+
+
+def sections(measurements: Iterable[Measurement]) -> list[Section]:
+    """Sorted by hardware and weights; a world without any measured cell or status is not there."""
+
+    def key(each: Measurement) -> tuple[object, ...]:
+        row = each.row
+        return row.hardware, each.weights, row.model, row.size, row.steps, each.host_id
+
+    worlds = [list(group) for _, group in groupby(sorted(measurements, key=key), key=key)]
+    short = Counter(_short_slug(world[0]) for world in worlds)
+    return [
+        _section(world, _short_slug(world[0]) if short[_short_slug(world[0])] == 1 else _long_slug(world[0]))
+        for world in worlds
+    ]
+
+
+def _short_slug(of: Measurement) -> str:
+    return f"{of.row.hardware}-{of.weights}"
+
+
+def _long_slug(of: Measurement) -> str:
+    host = hashlib.sha256(of.host_id.encode()).hexdigest()[:6]
+    return f"{_short_slug(of)}-{of.row.size}px-{of.row.steps}steps-{host}"
+
+
+def _section(measurements: Sequence[Measurement], slug: str) -> Section:
+    by_case: dict[tuple[str, str], list[Measurement]] = {}
+    for each in measurements:
+        by_case.setdefault(each.row.use_case, []).append(each)
+    cases = [
+        UseCase(*case, tuple(sorted(by_case[case], key=_speed)))
+        for case in sorted(by_case, key=names.use_case_order)
+    ]
+    first = measurements[0]
+    return Section(slug, first.row.hardware, first.weights, first.host_id, tuple(cases))
+
+
+def fastest(measurements: Iterable[Measurement]) -> Measurement | None:
+    """By the median of one user and one image, where it is supported and nothing marks it."""
+    clean = [
+        (cell.latency.p50.value, each)
+        for each in measurements
+        if (cell := each.cell()) and cell.code is Code.OK and cell.latency.p50.supported
+    ]
+    return min(clean, key=lambda pair: pair[0])[1] if clean else None
+
+
+def _speed(measurement: Measurement) -> tuple[float, str]:
+    cell = measurement.cell()
+    return (cell.latency.p50.value if cell else float("inf")), names.stack(measurement.row)

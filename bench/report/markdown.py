@@ -1,0 +1,123 @@
+"""The report in Markdown: the plan's Detailed Results Structure, and one matrix a use case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.record import write_atomically
+from bench.report import matrix_table, names
+from bench.report.groups import UseCase
+from bench.report.page import CaseView, Page, Report, SectionView
+from bench.report.pool import Measurement
+from bench.report.table import Entry, Table
+from bench.report.text import MISSING
+
+
+def table(of: Table) -> str:
+    """Caption, then a pipe table."""
+    return f"{of.title} ({of.scope})\n\n{grid(of)}"
+
+
+def grid(of: Table) -> str:
+    head = "| " + " | ".join(_cell(column.title) for column in of.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else "---" for column in of.columns) + "|"
+    lines = ("| " + " | ".join(_entry(entry) for entry in line.entries) + " |" for line in of.lines)
+    return "\n".join((head, rule, *lines))
+
+
+def _entry(entry: Entry) -> str:
+    text = f"**{entry.text}**" if entry.strong else entry.text
+    extra = "; ".join((*entry.tags, entry.note) if entry.note else entry.tags)
+    return _cell(f"{text} ({extra})" if extra else text)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """``<hardware>-<weights>.md`` holds every configuration, ``...-<use case>.md`` compares its stacks."""
+    written = []
+    for page in report.pages:
+        for view in page.sections:
+            texts = {view.section.slug: "\n".join(configurations(page, view))}
+            for case in view.cases:
+                texts[f"{view.section.slug}-{case.case.slug}"] = "\n".join(comparison(view, case))
+            for name, text in texts.items():
+                written.append(folder / f"{name}.md")
+                write_atomically(written[-1], text + "\n")
+    return written
+
+
+def comparison(view: SectionView, case: CaseView) -> Iterator[str]:
+    yield f"# {case.case.title}: {names.hardware(view.section.hardware)}, {view.section.weights} weights\n"
+    yield f"Weights: {view.section.weights} ({view.weights_note}).\n"
+    for each in (case.comparison, *case.side):
+        yield f"## {each.title}\n"
+        yield f"{each.scope}\n\n{grid(each)}\n"
+
+
+def configurations(page: Page, view: SectionView) -> Iterator[str]:
+    """The plan's Detailed Results Structure, its headings unchanged, after the headline."""
+    yield f"# Results: {page.title}, {view.section.weights} weights\n"
+    yield f"{view.weights_note[0].upper()}{view.weights_note[1:]}.\n"
+    yield table(view.headline) + "\n"
+    for stack, cases in _by_stack(view).items():
+        first = next(iter(cases.values()))
+        yield f"#### Configuration: {page.title}, {stack}\n"
+        yield f"- Hardware: {_details(view)}"
+        yield f"- Weights: {view.section.weights}; {view.section.workload}"
+        yield f"- Optimization Stack: {'; '.join(names.stack_items(first.row))}\n"
+        controls = False
+        for case in view.cases:
+            if case.case.slug not in cases:
+                continue
+            if case.case.control != "none" and not controls:
+                controls = True
+                yield "##### ControlNet Variants\n"
+            yield from _results(view, case, cases[case.case.slug])
+    yield from _failures(page)
+
+
+def _results(view: SectionView, case: CaseView, measurement: Measurement) -> Iterator[str]:
+    level = "#####" if case.case.control == "none" else "######"
+    yield f"{level} {case.case.title} Results\n"
+    remarks = [f"row {measurement.row.row}"]
+    if measurement.stale:
+        remarks.append(f"stale: {measurement.stale}")
+    yield f"{view.section.weights} weights, {', '.join(remarks)}\n"
+    yield grid(matrix_table.configuration(view.section, case.case, measurement, case.gains)) + "\n"
+
+
+def _by_stack(view: SectionView) -> dict[str, dict[str, Measurement]]:
+    """stack -> use case slug -> measurement."""
+    found: dict[str, dict[str, Measurement]] = {}
+    cases: Iterable[UseCase] = (case.case for case in view.cases)
+    for case in cases:
+        for each in case.measurements:
+            found.setdefault(names.stack(each.row), {})[case.slug] = each
+    return found
+
+
+def _details(view: SectionView) -> str:
+    environment = view.environment
+    if environment is None:
+        return view.section.machine
+    versions = {"driver": environment.driver, "CUDA": environment.cuda, **environment.packages}
+    told = (
+        f"{name} {versions[name]}" for name in ("driver", "CUDA", "torch", "diffusers") if versions.get(name)
+    )
+    return ", ".join((view.section.machine, *told))
+
+
+def _failures(page: Page) -> Iterator[str]:
+    if not page.failures:
+        return
+    yield "## Cells without clean numbers\n"
+    yield "| Row | Stack | Use case | Weights | Cell | Status | Reason | Measured since |"
+    yield "|---:|---|---|---|---|---|---|---|"
+    for each in page.failures:
+        entries = (each.row.row, each.stack, each.use_case, each.weights, each.cell, each.code, each.reason)
+        since = "yes" if each.measured_since else "no"
+        yield "| " + " | ".join(_cell(entry or MISSING) for entry in (*entries, since)) + " |"

@@ -1,0 +1,178 @@
+"""The plan's Basic Performance Matrix, with n, intervals and quality beside the plan's columns.
+
+Pure: from measurements to a table that knows neither Markdown nor HTML.
+"""
+
+from __future__ import annotations
+
+from bench import config
+from bench.compare import Ratio
+from bench.quality import Closeness
+from bench.record import HAS_NUMBERS, Code, Distribution, Quantile
+from bench.report import names
+from bench.report.gains import Gain, Gains
+from bench.report.groups import Section, UseCase, fastest
+from bench.report.pool import Measurement, PooledCell, Shape
+from bench.report.table import Column, Entry, Line, Table, figure
+from bench.report.text import MISSING, interval, number, percent, plural, quantile, ratio
+from bench.verdicts import Verdict
+
+MATRIX = (
+    Column("Concurrent Users", hint="Each sends its next request when the last one returned"),
+    Column("Images", hint="Per request, as one batch"),
+    Column("p25 (s)", hint="A quarter of the requests took at most this long"),
+    Column("p50 (s)", hint="Median latency from scheduled to decoded image: queueing included"),
+    Column("p90 (s)", hint="Nine requests in ten took at most this long; needs n of 36"),
+    Column("p99 (s)", hint="99 requests in 100 took at most this long; needs n of 368"),
+    Column("Avg (s)", hint="Arithmetic mean"),
+    Column("GPU Util (%)", hint="Share of time in which any kernel ran, averaged over the steady window"),
+    Column("Memory Usage (GB)", hint="Peak device memory; on a CPU the resident memory of the process"),
+)
+"""The columns of the plan's Basic Performance Matrix, its headings unchanged."""
+
+BESIDE = (
+    Column("n", hint="Steady requests; warm-up is left out"),
+    Column("95 % CI of p50 (s)"),
+    Column("Images/s", hint="Images delivered over the steady window"),
+    Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
+    Column("Speed-up", hint="Median of the reference over this median, same host and same cell"),
+    Column("Verdict", numeric=False, hint="From the interval of the speed-up; Holm-corrected"),
+    Column(
+        "Quality", numeric=False, hint="Tier and PSNR of the same prompts and seeds against the reference"
+    ),
+    Column("Status", numeric=False),
+)
+STACK = Column("Stack", numeric=False, hint="What differs from plain eager execution")
+
+
+def scope(section: Section) -> str:
+    """What every caption says: whose numbers these are."""
+    parts = (
+        names.hardware(section.hardware),
+        f"{section.weights} weights",
+        section.workload,
+        section.machine,
+    )
+    return " · ".join(parts)
+
+
+# --- The Basic Performance Matrix --------------------------------------------------------------------
+
+
+def comparison(section: Section, case: UseCase, gains: Gains) -> Table:
+    """Every stack of a use case in one matrix, fastest first; a cell that failed keeps its line."""
+    lines = []
+    best = fastest(case.measurements)
+    for each in case.measurements:
+        for shape in sorted({*each.cells, *each.failed}):
+            entries = (stack_entry(each), *matrix_entries(each, shape, gains))
+            lines.append(Line(entries, f"{shape[0]}x{shape[1]}", best=each is best and shape == (1, 1)))
+        if not each.cells and not each.failed:
+            lines.append(Line((stack_entry(each), *blank_entries((MISSING, MISSING), each.status))))
+    return Table(
+        f"Basic Performance Matrix: {case.title}", scope(section), (STACK, *MATRIX, *BESIDE), tuple(lines)
+    )
+
+
+def configuration(section: Section, case: UseCase, measurement: Measurement, gains: Gains) -> Table:
+    """The plan's matrix of one configuration: always its four cells, and any other that was measured."""
+    shapes = sorted({*config.CELLS, *measurement.cells, *measurement.failed})
+    lines = tuple(Line(matrix_entries(measurement, shape, gains)) for shape in shapes)
+    return Table(case.title, scope(section), (*MATRIX, *BESIDE), lines)
+
+
+def stack_entry(measurement: Measurement) -> Entry:
+    role = names.role(measurement.row)
+    tags = [role] if role else []
+    if measurement.stale:
+        tags.append("stale")
+    return Entry(
+        names.stack(measurement.row),
+        names.stack(measurement.row),
+        note=f"row {measurement.row.row}" + (f", {measurement.stale}" if measurement.stale else ""),
+        tags=tuple(tags),
+    )
+
+
+def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tuple[Entry, ...]:
+    cell = measurement.cells.get(shape)
+    if cell is None:
+        ended = None if measurement.cells or measurement.failed else measurement.status
+        return blank_entries(shape, measurement.failed.get(shape, ended))
+    latency = cell.latency
+    gain = gains.of(measurement, cell)
+    memory = memory_gb(cell)
+    return (
+        *shape_entries(shape),
+        *(quantile_entry(value, latency) for value in (latency.p25, latency.p50, latency.p90, latency.p99)),
+        figure(latency.mean),
+        figure(cell.utilisation.gpu_busy_avg_percent, percent(cell.utilisation.gpu_busy_avg_percent)),
+        figure(memory, note="process" if memory and cell.memory.used_peak_gb is None else ""),
+        Entry(
+            str(cell.n),
+            cell.n,
+            note=plural(len(cell.runs), "process", "processes") if len(cell.runs) > 1 else "",
+        ),
+        Entry(interval(latency.p50.ci95)),
+        figure(cell.throughput_images_per_s),
+        figure(cell.batch_efficiency),
+        speedup_entry(gain.ratio if gain else None, is_reference=measurement.row.is_reference),
+        verdict_entry(gain),
+        quality_entry(measurement),
+        status_entry(cell.code),
+    )
+
+
+def shape_entries(shape: tuple[int | str, int | str]) -> tuple[Entry, Entry]:
+    users, images = shape
+    return Entry(str(users), users), Entry(str(images), images)
+
+
+def blank_entries(shape: tuple[int | str, int | str], code: Code | None) -> tuple[Entry, ...]:
+    """A line without numbers; ``None``: the cell was never asked for."""
+    blank = [Entry(MISSING)] * (len(MATRIX) + len(BESIDE) - 3)
+    return *shape_entries(shape), *blank, status_entry(code) if code else Entry("not run")
+
+
+def quantile_entry(value: Quantile, latency: Distribution) -> Entry:
+    """An unsupported percentile shows n and the maximum, and sorts with the missing."""
+    return Entry(quantile(value, latency), value.value if value.supported else None)
+
+
+def memory_gb(cell: PooledCell) -> float | None:
+    """Peak on the device, or of the process where there is no device."""
+    return (
+        cell.memory.used_peak_gb if cell.memory.used_peak_gb is not None else cell.memory.process_rss_peak_gb
+    )
+
+
+def speedup_entry(gain: Ratio | None, *, is_reference: bool = False) -> Entry:
+    if gain is None:
+        return Entry("1" if is_reference else MISSING, 1.0 if is_reference else None)
+    bounds = gain.interval()
+    note = f"{ratio(bounds[0])}–{ratio(bounds[1])}" if bounds else gain.missing
+    return Entry(ratio(gain.value), gain.value, note=note)
+
+
+def verdict_entry(gain: Gain | None) -> Entry:
+    if gain is None:
+        return Entry(MISSING)
+    return Entry(gain.verdict, gain.verdict, strong=gain.verdict is Verdict.FASTER)
+
+
+def quality_entry(measurement: Measurement) -> Entry:
+    quality = measurement.quality
+    if measurement.row.is_reference:
+        return Entry("reference", "reference")
+    if quality is None:
+        return Entry(MISSING)
+    tags = ("numerical only",) if quality.weights == "synthetic" else ()
+    return Entry(quality.tier, -quality.latent_relative_error, note=psnr(quality), tags=tags)
+
+
+def psnr(closeness: Closeness) -> str:
+    return "identical" if closeness.psnr_db is None else f"PSNR {number(closeness.psnr_db)} dB"
+
+
+def status_entry(code: Code) -> Entry:
+    return Entry(code, code, tags=("marked",) if code in HAS_NUMBERS - {Code.OK} else ())

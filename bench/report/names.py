@@ -1,0 +1,84 @@
+"""How rows, use cases and workloads are named to a reader, and in file names."""
+
+from __future__ import annotations
+
+from bench.axes import AXES
+from bench.matrix import CONTROLS, PLAIN, TASKS, Row
+
+TASK_TITLES = {"txt2img": "Text-to-Image", "img2img": "Image-to-Image", "inpaint": "Inpainting"}
+"""The plan's headings."""
+
+AXIS_TITLES = {
+    "precision": "Precision",
+    "quantization": "Quantization",
+    "text_encoder": "Text encoder",
+    "attention": "Attention",
+    "cache": "Cache",
+    "vae": "VAE",
+    "parallel": "Parallel",
+    "compilation": "Compilation",
+}
+
+WEIGHTS_NOTES = {
+    "hub": "real FLUX weights: every number counts",
+    "synthetic": "full size, random weights: speed, memory and energy are real, pictures are not",
+    "tiny": "a small trained FLUX: pictures and quality are real, speed only says that the path works",
+}
+"""What numbers taken with these weights mean (METHOD.md section 9)."""
+
+
+def stack(row: Row) -> str:
+    """What differs from plain, precision always: ``bf16 + cudnn + inductor``."""
+    return " + ".join(option for axis, option in row.stack.items() if option != PLAIN.get(axis))
+
+
+def role(row: Row) -> str:
+    return "reference" if row.is_reference else "baseline" if row.is_baseline else ""
+
+
+def stack_items(row: Row) -> list[str]:
+    """The plan's "Optimization Stack": axis and option by the plan's own names."""
+    items = []
+    for axis, option in row.stack.items():
+        if option == PLAIN.get(axis):
+            continue
+        known = AXES[axis].get(option)
+        title = f" ({known.title})" if known and known.title.lower() != option else ""
+        items.append(f"{AXIS_TITLES[axis]}: {option}{title}")
+    return items
+
+
+def change(row: Row, parent: Row) -> str:
+    """What the row changes from its parent: ``compilation none → inductor``."""
+    changed = [
+        f"{axis} {parent.stack[axis]} → {option}"
+        for axis, option in row.stack.items()
+        if option != parent.stack[axis]
+    ]
+    return ", ".join(changed) or "nothing"
+
+
+def use_case(task: str, control: str) -> str:
+    title = TASK_TITLES[task]
+    return title if control == "none" else f"{title} + ControlNet {control}"
+
+
+def use_case_order(case: tuple[str, str]) -> tuple[int, int]:
+    """The plan's order: the three tasks, then their ControlNet variants."""
+    task, control = case
+    return CONTROLS.index(control), TASKS.index(task)
+
+
+def use_case_slug(task: str, control: str) -> str:
+    return task if control == "none" else f"{task}-{control}"
+
+
+def workload(row: Row) -> str:
+    model = "FLUX.1-dev" if row.model == "flux.1-dev" else "tiny FLUX"
+    return f"{model}, {row.size}×{row.size}, {row.steps} steps"
+
+
+def hardware(name: str) -> str:
+    """``8 × H100`` of ``h100x8``."""
+    gpu, _, count = name.rpartition("x")
+    return f"{count} × {gpu.upper()}" if gpu else name.upper()

@@ -1,0 +1,125 @@
+"""Everything a page shows, computed once; Markdown and HTML only lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.record import Environment
+from bench.report import matrix_table, names, side_tables
+from bench.report.answers import Answer, answer, headline
+from bench.report.failures import Failure, failures
+from bench.report.gains import Gains, gains, host_spread
+from bench.report.groups import Section, UseCase, sections
+from bench.report.load import Loaded, Problem
+from bench.report.pool import Measurement, measurements
+from bench.report.table import Table
+
+
+@dataclass(frozen=True)
+class CaseView:
+    case: UseCase
+    gains: Gains
+    answer: Answer | None
+    comparison: Table
+    side: tuple[Table, ...]
+    """Memory, life and gains; those that have lines."""
+
+
+@dataclass(frozen=True)
+class SectionView:
+    section: Section
+    spread: float | None
+    headline: Table
+    cases: tuple[CaseView, ...]
+
+    @property
+    def environment(self) -> Environment | None:
+        newest = max(self.section.measurements, key=lambda each: each.latest.attempt)
+        return newest.latest.environment
+
+    @property
+    def weights_note(self) -> str:
+        return names.WEIGHTS_NOTES[self.section.weights]
+
+
+@dataclass(frozen=True)
+class Page:
+    """One hardware."""
+
+    hardware: str
+    sections: tuple[SectionView, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def title(self) -> str:
+        return names.hardware(self.hardware)
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        return [each for view in self.sections for each in view.section.measurements]
+
+    @property
+    def measured(self) -> int:
+        """Rows with at least one cell that has numbers."""
+        return sum(1 for each in self.measurements if each.cells)
+
+
+@dataclass(frozen=True)
+class Report:
+    pages: tuple[Page, ...]
+    problems: tuple[Problem, ...]
+    attempts: int
+
+
+def report(loaded: Loaded) -> Report:
+    measured = measurements(loaded.attempts)
+    by_hardware: dict[str, list[SectionView]] = {}
+    for section in sections(measured):
+        by_hardware.setdefault(section.hardware, []).append(section_view(section))
+    failed: dict[str, list[Failure]] = {}
+    for failure in failures(loaded.attempts, measured):
+        failed.setdefault(failure.row.hardware, []).append(failure)
+    pages = tuple(
+        Page(hardware, tuple(by_hardware.get(hardware, ())), tuple(failed.get(hardware, ())))
+        for hardware in sorted({*by_hardware, *failed}, key=_gpus_first)
+    )
+    return Report(pages, tuple(loaded.problems), len(loaded.attempts))
+
+
+def _gpus_first(hardware: str) -> tuple[bool, str]:
+    return hardware == "cpu", hardware
+
+
+def section_view(section: Section) -> SectionView:
+    spread = host_spread(section)
+    cases = tuple(_case_view(section, case, spread) for case in section.use_cases)
+    answers = {view.case.slug: view.answer for view in cases}
+    return SectionView(section, spread, headline(section, answers), cases)
+
+
+def _case_view(section: Section, case: UseCase, spread: float | None) -> CaseView:
+    computed = gains(case, spread)
+    side = (
+        side_tables.memory(section, case),
+        side_tables.life(section, case),
+        side_tables.stages(section, case),
+        side_tables.closeness(section, case),
+        side_tables.layers(section, case, computed),
+    )
+    return CaseView(
+        case=case,
+        gains=computed,
+        answer=answer(case, computed),
+        comparison=matrix_table.comparison(section, case, computed),
+        side=tuple(table for table in side if table.lines),
+    )
+
+
+def packages(views: Iterable[SectionView]) -> dict[str, str]:
+    """Of the newest attempt of each section."""
+    found: dict[str, str] = {}
+    for view in views:
+        if view.environment:
+            found |= view.environment.packages
+    return dict(sorted(found.items()))

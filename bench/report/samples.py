@@ -1,0 +1,84 @@
+"""Sample pictures, small enough to stand in the page: the same prompt by each stack, side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import layout
+from bench.report import names
+from bench.report.groups import Section, UseCase
+from bench.report.pool import Measurement
+
+PROMPTS = 3
+STACKS = 8
+"""The reference and the fastest others."""
+SIDE = 144
+"""Pixels of a thumbnail."""
+QUALITY = 70
+
+
+@dataclass(frozen=True)
+class Sample:
+    stack: str
+    note: str
+    data_uri: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One prompt by several stacks, the reference first."""
+
+    prompt: str
+    samples: tuple[Sample, ...]
+
+
+def strips(section: Section, case: UseCase) -> tuple[Strip, ...]:
+    """None for random weights: noise says nothing to the eye."""
+    if section.weights == "synthetic":
+        return ()
+    pictured = [(each, folder) for each in _reference_first(case) if (folder := _images(each))][:STACKS]
+    prompts = sorted({path.stem for _, folder in pictured for path in folder.glob("*.png")})[:PROMPTS]
+    return tuple(
+        Strip(
+            prompt,
+            tuple(
+                Sample(names.stack(each.row), _note(each), thumbnail(folder / f"{prompt}.png"))
+                for each, folder in pictured
+                if (folder / f"{prompt}.png").exists()
+            ),
+        )
+        for prompt in prompts
+    )
+
+
+def _reference_first(case: UseCase) -> list[Measurement]:
+    return sorted(case.measurements, key=lambda each: not each.row.is_reference)
+
+
+def _images(measurement: Measurement) -> Path | None:
+    """Of the newest shown attempt that kept any."""
+    for attempt in reversed(measurement.attempts):
+        folder = attempt.folder / layout.IMAGES
+        if any(folder.glob("*.png")):
+            return folder
+    return None
+
+
+def _note(measurement: Measurement) -> str:
+    if measurement.row.is_reference:
+        return "reference"
+    return measurement.quality.tier if measurement.quality else ""
+
+
+def thumbnail(path: Path) -> str:
+    """A data URI: the page needs no other file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((SIDE, SIDE))
+        image.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,194 @@
+"""What stands beside the Basic Performance Matrix: memory and power, warm-up, gains by layer."""
+
+from __future__ import annotations
+
+from bench.quality import Closeness, Quality
+from bench.report import names
+from bench.report.gains import Gains, Layer
+from bench.report.groups import Section, UseCase
+from bench.report.matrix_table import (
+    MATRIX,
+    STACK,
+    memory_gb,
+    quantile_entry,
+    scope,
+    shape_entries,
+    speedup_entry,
+    stack_entry,
+    verdict_entry,
+)
+from bench.report.pool import Measurement, PooledCell
+from bench.report.table import Column, Entry, Line, Table, figure, words
+from bench.report.text import MISSING, percent, ratio
+
+
+def memory(section: Section, case: UseCase) -> Table:
+    columns = (
+        STACK,
+        *MATRIX[:2],
+        Column("Images/s"),
+        Column("Memory avg (GB)", hint="Device memory in use, averaged over the steady window"),
+        Column("Memory peak (GB)"),
+        Column("Memory avg (%)", hint="Of the device"),
+        Column("Memory peak (%)", hint="Of the device"),
+        Column("Torch allocated peak (GB)"),
+        Column("GPU busy avg (%)", hint="Share of time in which any kernel ran"),
+        Column("GPU busy peak (%)"),
+        Column("Power avg (W)"),
+        Column("Energy per image (J)", hint="Difference of the energy counter over the window"),
+    )
+    lines = tuple(_memory_line(each, cell) for each in case.measurements for cell in each.cells.values())
+    return Table(f"Memory, throughput and power: {case.title}", scope(section), columns, lines)
+
+
+def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
+    device, busy, peak = cell.memory, cell.utilisation, memory_gb(cell)
+    entries = (
+        stack_entry(measurement),
+        *shape_entries((cell.users, cell.images)),
+        figure(cell.throughput_images_per_s),
+        figure(device.used_avg_gb),
+        figure(peak, note="process" if peak and device.used_peak_gb is None else ""),
+        figure(device.used_avg_percent, percent(device.used_avg_percent)),
+        figure(device.used_peak_percent, percent(device.used_peak_percent)),
+        figure(device.torch_allocated_peak_gb),
+        figure(busy.gpu_busy_avg_percent, percent(busy.gpu_busy_avg_percent)),
+        figure(busy.gpu_busy_peak_percent, percent(busy.gpu_busy_peak_percent)),
+        figure(cell.power.average_w),
+        figure(cell.power.energy_per_image_j),
+    )
+    return Line(entries, shape=f"{cell.users}x{cell.images}")
+
+
+def life(section: Section, case: UseCase) -> Table:
+    """Warm-up, first and steady requests, never pooled; and where the wall time of the attempt went."""
+    columns = (
+        STACK,
+        Column("Load (s)"),
+        Column("Warm-up time (s)", hint="All warm-up requests of the first cell; includes compiling"),
+        Column("Compile (s)", hint="Cold, or warm from the compile cache"),
+        Column("First inference (s)", hint="First request after ready: its shape is already warm"),
+        Column("Subsequent inference, p50 (s)", hint="Steady requests, one user, one image"),
+        Column("Attempt (s)", hint="Wall time of the latest attempt"),
+        Column("Measuring (s)"),
+        Column("Bookkeeping (s)", hint="Neither warm-up nor measuring: start, load, verify, saving"),
+    )
+    lines = tuple(_life_line(each) for each in case.measurements)
+    return Table(f"Warm-up, first and steady: {case.title}", scope(section), columns, lines)
+
+
+def _life_line(measurement: Measurement) -> Line:
+    result, cell = measurement.latest, measurement.cell()
+    load = next((phase.seconds for phase in result.phases if phase.name == "load"), None)
+    warmup, cost = result.warmup, result.cost
+    settled = "" if warmup is None or warmup.settled else "never settled"
+    compiled = (warmup and warmup.compile_cache) or ""
+    entries = (
+        stack_entry(measurement),
+        figure(load),
+        figure(sum(warmup.seconds) if warmup else None, note=settled),
+        figure(warmup.compile_seconds if warmup else None, note=compiled),
+        figure(result.first_request_seconds),
+        quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
+        figure(cost.wall_seconds if cost else None),
+        figure(cost.measuring_seconds if cost else None),
+        figure(cost.bookkeeping_seconds if cost else None),
+    )
+    return Line(entries)
+
+
+def stages(section: Section, case: UseCase) -> Table:
+    """Where a request's time goes: medians of waiting, service and each stage."""
+    columns = (
+        STACK,
+        *MATRIX[:2],
+        Column("Queue p50 (s)", hint="Waiting for the requests of other users"),
+        Column("Service p50 (s)"),
+        Column("Text p50 (s)", hint="Text encoders"),
+        Column("Denoise p50 (s)", hint="All steps"),
+        Column("Step p50 (s)", hint="One denoising step"),
+        Column("Decode p50 (s)", hint="VAE decode to an image in host memory"),
+    )
+    lines = tuple(
+        Line(
+            (
+                stack_entry(each),
+                *shape_entries((cell.users, cell.images)),
+                *(
+                    figure(cell.medians.get(name) if cell.latency.p50.supported else None)
+                    for name in ("queue", "service", "text", "denoise", "step", "decode")
+                ),
+            ),
+            shape=f"{cell.users}x{cell.images}",
+        )
+        for each in case.measurements
+        for cell in each.cells.values()
+    )
+    return Table(f"Stages of a request: {case.title}", scope(section), columns, lines)
+
+
+def closeness(section: Section, case: UseCase) -> Table:
+    """Pictures against the reference's: medians over the quality prompts, and the noise floor."""
+    columns = (
+        STACK,
+        Column("Tier", numeric=False),
+        Column("Latent relative error", hint="Euclidean, against the reference's latents"),
+        Column("PSNR (dB)"),
+        Column("SSIM"),
+        Column("Prompts"),
+        Column("p50 (s)", hint="One user, one image"),
+    )
+    measured = [(each, each.quality) for each in case.measurements if each.quality]
+    lines = [_closeness_line(stack_entry(each), each, quality, quality.tier) for each, quality in measured]
+    floors = {floor.against.row: floor for _, quality in measured for floor in quality.noise_floor}
+    for floor in floors.values():
+        name = Entry(f"noise floor: {floor.against.label}", note="the reference but for an exact change")
+        lines.append(_closeness_line(name, None, floor, MISSING))
+    return Table(f"Quality: {case.title}", scope(section), columns, tuple(lines))
+
+
+def _closeness_line(name: Entry, measurement: Measurement | None, of: Closeness, tier: str) -> Line:
+    cell = measurement.cell() if measurement else None
+    prompts = len(of.prompts) if isinstance(of, Quality) else None
+    entries = (
+        name,
+        words(tier),
+        figure(of.latent_relative_error),
+        figure(of.psnr_db, "identical" if of.psnr_db is None else None),
+        figure(of.ssim, f"{of.ssim:.4f}"),
+        Entry(MISSING if prompts is None else str(prompts), prompts),
+        quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
+    )
+    return Line(entries)
+
+
+def layers(section: Section, case: UseCase, gains: Gains) -> Table:
+    """Gain of each change over the row it was made to, one user and one image."""
+    columns = (
+        STACK,
+        Column("Change from parent", numeric=False),
+        Column("Parent p50 (s)"),
+        Column("p50 (s)"),
+        Column("Gain", hint="Parent's median over this one"),
+        Column("Verdict", numeric=False),
+        Column("Interaction", hint="Gain here over the gain of the same change alone on the reference"),
+    )
+    lines = tuple(_layer_line(layer) for layer in gains.layers)
+    return Table(f"Gains by layer: {case.title}", scope(section), columns, lines)
+
+
+def _layer_line(layer: Layer) -> Line:
+    medians = (
+        quantile_entry(cell.latency.p50, cell.latency) if (cell := each.cell()) else Entry(MISSING)
+        for each in (layer.parent, layer.measurement)
+    )
+    crossed = layer.interaction.value if layer.interaction else None
+    entries = (
+        stack_entry(layer.measurement),
+        words(layer.change, note=f"parent: {names.stack(layer.parent.row)}"),
+        *medians,
+        speedup_entry(layer.gain.ratio),
+        verdict_entry(layer.gain),
+        figure(crossed, ratio(crossed), note="not the product of its parts" if layer.interacts else ""),
+    )
+    return Line(entries)

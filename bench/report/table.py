@@ -1,0 +1,53 @@
+"""What a table is, before it becomes Markdown or HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.report.text import MISSING, number
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    """With its unit."""
+    numeric: bool = True
+    hint: str = ""
+    """What the number means, for a reader who points at the heading."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    text: str
+    sort: float | str | None = None
+    """What the column sorts by; None sorts last."""
+    note: str = ""
+    """Said below the text, smaller."""
+    tags: tuple[str, ...] = ()
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    entries: tuple[Entry, ...]
+    shape: str = ""
+    """``1x4`` where the line is about one cell, so that a page can filter by it."""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    scope: str
+    """Hardware, weights, workload and host: every table says what its numbers are of."""
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def words(text: str, **more: object) -> Entry:
+    return Entry(text or MISSING, text or None, **more)  # type: ignore[arg-type]
+
+
+def figure(value: float | None, text: str | None = None, note: str = "") -> Entry:
+    """A number that sorts by its value; ``text`` where it is not printed plainly."""
+    return Entry(number(value) if text is None else text, value, note)
