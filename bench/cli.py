@@ -381,6 +381,21 @@ def run(row_id: str | None, row_json: str | None, matrix_path: Path, **asked: An
 
 
 @main.command()
+@click.argument(
+    "path", metavar="[RESULTS]", type=click.Path(path_type=Path, exists=True), default=Path("results")
+)
+@click.option("--again", is_flag=True, help="Measure pictures again that have been compared already.")
+def quality(path: Path, again: bool) -> None:
+    """Hold saved pictures against their reference's and write quality.json; no row is run again.
+
+    RESULTS is the tree, or any part of it. Exits 1 when pictures could not be compared.
+    """
+    from bench.judging import run
+
+    sys.exit(run(path, again, click.echo))
+
+
+@main.command()
 def demo() -> None:
     """A chosen campaign on the tiny FLUX, with its report: no GPU, no Docker, under ten minutes."""
     from bench.demo import run

@@ -57,6 +57,12 @@ def attempts(results: Path) -> Iterator[Path]:
                 yield folder
 
 
+def root_of(path: Path) -> Path:
+    """The results tree that a path inside it belongs to; the path itself where it is none of its parts."""
+    tops = {"cpu", "single_gpu", "multi_gpu"}
+    return next((folder.parent for folder in (path, *path.parents) if folder.name in tops), path)
+
+
 def charts_dir(results: Path) -> Path:
     return results / "analysis" / "charts"
 

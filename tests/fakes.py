@@ -315,21 +315,22 @@ def write_attempt(
 
 
 def write_requests(folder: Path, result: record.Result) -> None:
-    """One line per steady request, in the order in which they finished."""
+    """As the runner does: in the order in which requests finished, each cell's first round before."""
     with (folder / layout.REQUESTS).open("w") as file:
         for cell in result.cells:
-            if cell.latency is None or cell.queue is None or cell.service is None:
+            if cell.queue is None or cell.service is None:
                 continue
-            values = zip(cell.latency.raw, cell.queue.raw, cell.service.raw, strict=True)
-            for index, (latency, queue, service) in enumerate(values):
+            queue = [0.0] * cell.users + cell.queue.raw
+            service = cell.service.raw[: cell.users] + cell.service.raw
+            for index, (waited, served) in enumerate(zip(queue, service, strict=True)):
                 line = {
-                    "users": cell.users,
-                    "images": cell.images,
-                    "kind": "steady",
+                    "cell": f"{cell.users}x{cell.images}",
                     "index": index,
-                    "latency_seconds": latency,
-                    "queue_seconds": queue,
-                    "service_seconds": service,
+                    "user": index % cell.users,
+                    "first_round": index < cell.users,
+                    "queue_seconds": round(waited, 6),
+                    "service_seconds": round(served, 6),
+                    "stages": {"denoise": round(served * STEPS_SHARE, 6)},
                 }
                 file.write(json.dumps(line) + "\n")
 
@@ -377,7 +378,7 @@ def write_telemetry(folder: Path, result: record.Result, samples: int = 60) -> N
 def write_images(
     folder: Path, row: Row, noise: float = 0.0, prompts: Sequence[str] = ("p0", "p1", "p2")
 ) -> None:
-    """A smooth picture and its latents per quality prompt, moved ``noise`` away from the reference's."""
+    """A textured picture and its latents per quality prompt, moved ``noise`` away from the reference's."""
     import torch
     from PIL import Image
     from safetensors.torch import save_file
@@ -393,7 +394,8 @@ def write_images(
         save_file({"latents": torch.from_numpy(moved)}, target / f"{prompt}.latents.safetensors")
         y, x = np.mgrid[0:size, 0:size] / size
         waves = np.stack([np.sin(6 * x + number + c) * np.cos(4 * y - c) for c in range(3)], axis=-1)
-        pixels = 127 + 90 * waves + 255 * noise * away.standard_normal(waves.shape)
+        texture = 30 * rng.standard_normal(waves.shape)
+        pixels = 127 + 50 * waves + texture + 60 * noise * away.standard_normal(waves.shape)
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target / f"{prompt}.png")
 
 

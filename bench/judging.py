@@ -1,0 +1,202 @@
+"""``fluxbench quality``: hold every attempt's pictures against the reference's and write quality.json.
+
+Attempts without pictures (they were not committed, or the row failed) keep the quality.json they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from bench import layout, pictures, quality, record
+from bench.matrix import Row
+from bench.pictures import PictureError
+from bench.quality import Quality
+
+Distances = Callable[[Path, Path], tuple[quality.Prompt, ...]]
+"""(attempt, reference) -> what lies between their pictures"""
+
+NOT_PICTURED = frozenset({record.Code.NOT_APPLIED, record.Code.INVALID_OUTPUT})
+"""Attempts whose pictures are not those of the row."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """An attempt with quality pictures."""
+
+    folder: Path
+    row: Row
+    result: record.Result
+
+    @property
+    def host(self) -> str | None:
+        return self.result.environment.host_id if self.result.environment else None
+
+
+class What(StrEnum):
+    COMPUTED = "computed"
+    CURRENT = "up to date"
+    REFERENCE = "the reference"
+    NO_REFERENCE = "no reference"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    attempt: Pictured
+    what: What
+    quality: Quality | None = None
+    message: str = ""
+
+
+def pictured(results: Path) -> tuple[list[Pictured], list[str]]:
+    """Attempts with pictures, oldest first, and a sentence for each result that cannot be read."""
+    found, unreadable = [], []
+    for folder in layout.attempts(results):
+        if not pictures.prompts(folder):
+            continue
+        try:
+            result = record.load(folder / layout.RESULT)
+            row = Row.model_validate(result.row)
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            unreadable.append(f"{folder / layout.RESULT}: {first}; `fluxbench check` lists every fault")
+            continue
+        if result.status.code not in NOT_PICTURED and any(cell.latency for cell in result.cells):
+            found.append(Pictured(folder, row, result))
+    return sorted(found, key=lambda attempt: attempt.result.attempt), unreadable
+
+
+def judge(attempts: Iterable[Pictured], wanted: Path, again: bool = False) -> Iterator[Outcome]:
+    """Writes quality.json for every attempt at or below ``wanted`` whose own is missing or stale;
+    ``again``: measures the pictures of all of them once more."""
+    everything = list(attempts)
+    distances = cache(_distances)  # a noise floor is shared by many attempts
+    for attempt in everything:
+        if not attempt.folder.is_relative_to(wanted):
+            continue
+        peers = [other for other in everything if _comparable(other, attempt)]
+        reference = best([other for other in peers if other.row.is_reference], attempt.host)
+        if reference is None:
+            yield Outcome(attempt, What.NO_REFERENCE, message=_wanting(attempt.row))
+        elif reference is attempt:
+            yield Outcome(attempt, What.REFERENCE)
+        else:
+            yield _judge_one(attempt, reference, variants(peers, reference), distances, again)
+
+
+def best(candidates: Iterable[Pictured], host: str | None) -> Pictured | None:
+    """The newest on this host, or else the newest anywhere."""
+    return max(candidates, key=lambda each: (each.host == host, each.result.attempt), default=None)
+
+
+def variants(peers: Iterable[Pictured], reference: Pictured) -> list[Pictured]:
+    """One attempt at each row that is the reference but for an exact change: they make the noise floor."""
+    rows: dict[tuple[str, ...], list[Pictured]] = {}
+    for peer in peers:
+        if quality.is_exact_variant(peer.row):
+            rows.setdefault(tuple(peer.row.stack.values()), []).append(peer)
+    chosen = [best(group, reference.host) for group in rows.values()]
+    return [each for each in chosen if each is not None]
+
+
+def _comparable(one: Pictured, other: Pictured) -> bool:
+    return quality.same_task(one.row, one.result) == quality.same_task(other.row, other.result)
+
+
+def _wanting(row: Row) -> str:
+    where = f"hardware={row.hardware} task={row.task} control={row.control} precision=bf16"
+    return f"run its reference with the same weights: fluxbench rows --where '{where} phase=1'"
+
+
+def _judge_one(
+    attempt: Pictured, reference: Pictured, floor: list[Pictured], distances: Distances, again: bool
+) -> Outcome:
+    known = _known(attempt)
+    try:
+        if known and not again and _still_compared(known, attempt, reference, floor):
+            prompts, noise = tuple(known.prompts), known.noise_floor
+        else:
+            prompts = distances(attempt.folder, reference.folder)
+            noise = [_floor(variant, reference, distances) for variant in floor]
+    except PictureError as error:
+        return Outcome(attempt, What.FAILED, message=str(error))
+    compared = quality.against(reference.row, reference.result)
+    current = quality.assemble(attempt.result, compared, prompts, noise)
+    if current == known:
+        return Outcome(attempt, What.CURRENT, known)
+    quality.save(current, attempt.folder)
+    return Outcome(attempt, What.COMPUTED, current)
+
+
+def _known(attempt: Pictured) -> Quality | None:
+    """What stands in quality.json; None also where it is damaged or of another schema: computed anew."""
+    try:
+        return quality.load(attempt.folder)
+    except ValueError:
+        return None
+
+
+def _still_compared(known: Quality, attempt: Pictured, reference: Pictured, floor: list[Pictured]) -> bool:
+    """Whether the distances in ``known`` are those between these attempts; the tier follows from config and
+    is not asked."""
+    return (
+        (known.attempt, known.fingerprint) == (attempt.result.attempt, attempt.result.fingerprint)
+        and known.reference == quality.against(reference.row, reference.result)
+        and [each.against for each in known.noise_floor]
+        == [quality.against(each.row, each.result) for each in floor]
+        and [prompt.id for prompt in known.prompts] == pictures.prompts(attempt.folder)
+    )
+
+
+def _floor(variant: Pictured, reference: Pictured, distances: Distances) -> quality.Floor:
+    middle = quality.medians(distances(variant.folder, reference.folder))
+    return quality.Floor(**middle.model_dump(), against=quality.against(variant.row, variant.result))
+
+
+def _distances(attempt: Path, reference: Path) -> tuple[quality.Prompt, ...]:
+    ours, theirs = pictures.prompts(attempt), pictures.prompts(reference)
+    if ours != theirs:
+        missing = ", ".join(sorted(set(ours) ^ set(theirs)))
+        raise PictureError(
+            f"{attempt} and its reference {reference} do not hold the same quality prompts ({missing});"
+            " run the row that lacks them again"
+        )
+    return tuple(
+        quality.Prompt(id=prompt, **pictures.distance(attempt, reference, prompt)._asdict())
+        for prompt in ours
+    )
+
+
+def run(wanted: Path, again: bool, say: Callable[[str], None]) -> int:
+    """One line an attempt; 1 when pictures could not be compared."""
+    wanted = wanted.resolve()
+    attempts, unreadable = pictured(layout.root_of(wanted))
+    failed = len(unreadable)
+    for sentence in unreadable:
+        say(sentence)
+    outcomes = list(judge(attempts, wanted, again))
+    for outcome in outcomes:
+        failed += outcome.what is What.FAILED
+        say(_line(outcome))
+    if not outcomes:
+        say(f"no attempt with quality pictures under {wanted}")
+    return 1 if failed else 0
+
+
+def _line(outcome: Outcome) -> str:
+    start = f"{outcome.attempt.row.label}, attempt {outcome.attempt.result.attempt}: "
+    found = outcome.quality
+    if found is None:
+        return start + ": ".join(part for part in (outcome.what, outcome.message) if part)
+    psnr = "identical" if found.psnr_db is None else f"{found.psnr_db:.1f} dB"
+    floor = max((each.latent_relative_error for each in found.noise_floor), default=None)
+    noise = "no noise floor yet" if floor is None else f"noise floor {floor:.4f}"
+    return (
+        f"{start}{found.tier}; medians of {len(found.prompts)} prompts: latent error"
+        f" {found.latent_relative_error:.4f} ({noise}), PSNR {psnr}, SSIM {found.ssim:.4f};"
+        f" against {found.reference.attempt}; {found.meaning}; {outcome.what}"
+    )

@@ -1,0 +1,161 @@
+"""quality.json: how close an attempt's pictures are to the reference's. Beside result.json, from files.
+
+The runner saves latents and images of fixed prompts; everything here is computed from those files, any time
+later, so a new metric runs no row again. Values are paired: the same prompt and seed on both sides, kept
+per prompt. Whatever is compared to is named by attempt and fingerprint, so a changed reference shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from bench import config, record, stats
+from bench.matrix import REFERENCE, Row
+from bench.record import Strict
+
+FILE = "quality.json"
+
+EXACT_CHANGES = frozenset(
+    {
+        ("attention", "cudnn"),
+        ("attention", "native-flash"),
+        ("attention", "flash2"),
+        ("attention", "flash3"),
+        ("compilation", "inductor"),
+        ("compilation", "inductor-max"),
+    }
+)
+"""Options that compute what the reference does, at its precision, in another order of operations."""
+
+MEANING: dict[str, str] = {
+    "hub": "real pictures",
+    "tiny": "real pictures at the tiny model's scale",
+    "synthetic": "numerical error only: random weights draw no picture whose quality could be judged",
+}
+"""What a number says, by weights (METHOD.md section 9)."""
+
+
+class Against(Strict):
+    """What was compared with."""
+
+    row: str
+    label: str
+    attempt: str
+    fingerprint: str
+
+
+class Closeness(Strict):
+    """Of one prompt, or medians over prompts (nearest rank)."""
+
+    latent_relative_error: float = Field(ge=0)
+    psnr_db: float | None
+    """None: every pixel is identical (a median: of at least half the prompts)."""
+    ssim: float = Field(ge=-1, le=1)
+
+
+class Prompt(Closeness):
+    id: str
+
+
+class Floor(Closeness):
+    """The reference against itself with one exact change: what no reader can tell from the reference."""
+
+    against: Against
+
+
+class Quality(Closeness):
+    """The medians stand at the top level."""
+
+    schema_version: Literal[1] = 1
+    attempt: str
+    fingerprint: str
+    """Of the attempt whose pictures these are."""
+    weights: Literal["hub", "synthetic", "tiny"]
+    meaning: str
+    reference: Against
+    prompts: list[Prompt] = Field(min_length=1)
+    noise_floor: list[Floor]
+    """Empty where no exact change of the reference has been run."""
+    tier: str
+
+
+def medians(prompts: Sequence[Closeness]) -> Closeness:
+    """Identical images have infinite PSNR; a middle one that is infinite is None again."""
+    psnr = stats.median([float("inf") if each.psnr_db is None else each.psnr_db for each in prompts])
+    return Closeness(
+        latent_relative_error=stats.median([each.latent_relative_error for each in prompts]),
+        psnr_db=None if psnr == float("inf") else psnr,
+        ssim=stats.median([each.ssim for each in prompts]),
+    )
+
+
+def tier(closeness: Closeness, floor: Sequence[Closeness]) -> str:
+    """The first tier whose every bound holds; whatever is as close as the noise floor is in the first."""
+    error = closeness.latent_relative_error
+    noise = max((each.latent_relative_error for each in floor), default=0.0)
+    if error <= config.NOISE_FLOOR_MARGIN * noise:
+        return config.QUALITY_TIERS[0].name
+    psnr = float("inf") if closeness.psnr_db is None else closeness.psnr_db
+    return next(
+        each.name
+        for each in config.QUALITY_TIERS
+        if error <= each.max_latent_relative_error
+        and psnr >= each.min_psnr_db
+        and closeness.ssim >= each.min_ssim
+    )
+
+
+def assemble(
+    result: record.Result, reference: Against, prompts: Sequence[Prompt], floor: Sequence[Floor]
+) -> Quality:
+    if result.weights is None:
+        raise ValueError(f"attempt {result.attempt} has pictures but no weights")
+    middle = medians(prompts)
+    return Quality(
+        **middle.model_dump(),
+        attempt=result.attempt,
+        fingerprint=result.fingerprint,
+        weights=result.weights.source,
+        meaning=MEANING[result.weights.source],
+        reference=reference,
+        prompts=list(prompts),
+        noise_floor=list(floor),
+        tier=tier(middle, floor),
+    )
+
+
+def against(row: Row, result: record.Result) -> Against:
+    return Against(row=row.row, label=row.label, attempt=result.attempt, fingerprint=result.fingerprint)
+
+
+def is_exact_variant(row: Row) -> bool:
+    """Whether the row is the reference but for one change that keeps the arithmetic."""
+    changed = [(axis, option) for axis, option in row.stack.items() if option != REFERENCE[axis]]
+    return len(changed) == 1 and changed[0] in EXACT_CHANGES
+
+
+def same_task(row: Row, result: record.Result) -> tuple[object, ...]:
+    """Attempts that may be compared agree in this: kind of machine, workload, use case, weights, prompts
+    and seeds. The number of GPUs is not in it: a multi-GPU row is held against one GPU."""
+    weights = (result.weights.source, result.weights.id) if result.weights else None
+    workload = (row.gpu, row.model, row.size, row.steps, *row.use_case)
+    return (*workload, weights, result.manifest_sha256)
+
+
+def load(attempt: Path) -> Quality | None:
+    """None where none was computed. Raises ``pydantic.ValidationError`` naming each wrong field."""
+    try:
+        return Quality.model_validate_json((attempt / FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def save(quality: Quality, attempt: Path) -> Path:
+    path = attempt / FILE
+    record.write_atomically(path, json.dumps(quality.model_dump(mode="json"), indent=1) + "\n")
+    return path

@@ -1,0 +1,239 @@
+"""Quality comes from files: named reference, paired prompts, a noise floor, tiers from config."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import fake_result, fake_row, write_attempt
+
+from bench import config, judging, pictures, quality, record
+from bench.cli import main
+from bench.judging import What
+from bench.matrix import Row
+from bench.pictures import PictureError
+
+
+def attempt(results: Path, noise: float, minutes: float = 0, **changes: Any) -> Path:
+    row = fake_row(hardware="cpu", **changes)
+    result = fake_result(row, shapes=[(1, 1)], n=6, minutes=minutes, seed=int(minutes))
+    return write_attempt(results, result, images=True, noise=noise, telemetry=False)
+
+
+def judged(results: Path, wanted: Path | None = None, again: bool = False) -> dict[str, judging.Outcome]:
+    """row id -> outcome"""
+    found, unreadable = judging.pictured(results)
+    assert not unreadable
+    return {each.attempt.row.row: each for each in judging.judge(found, wanted or results, again)}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    attempt(tmp_path, 0.0, row="1")
+    attempt(tmp_path, 0.01, 10, row="2", compilation="inductor")
+    attempt(tmp_path, 0.1, 20, row="3", quantization="quanto-int8")
+    attempt(tmp_path, 0.5, 30, row="4", quantization="quanto-int4")
+    return tmp_path
+
+
+def test_every_attempt_is_held_against_the_reference_of_its_use_case(tree: Path) -> None:
+    outcomes = judged(tree)
+    assert {row: outcome.what for row, outcome in outcomes.items()} == {
+        "1": What.REFERENCE,
+        "2": What.COMPUTED,
+        "3": What.COMPUTED,
+        "4": What.COMPUTED,
+    }
+    found = outcomes["3"].quality
+    assert found is not None
+    assert found.latent_relative_error == pytest.approx(0.1, rel=0.05)
+    assert found.reference.row == "1"
+    assert [floor.against.row for floor in found.noise_floor] == ["2"]
+    assert [each.quality.tier for each in outcomes.values() if each.quality] == ["lossless", "near", "lossy"]
+
+
+def test_quality_json_keeps_the_value_of_every_prompt(tree: Path) -> None:
+    folder = judged(tree)["3"].attempt.folder
+    written = json.loads((folder / "quality.json").read_text())
+    assert [prompt["id"] for prompt in written["prompts"]] == ["p0", "p1", "p2"]
+    assert sorted(prompt["ssim"] for prompt in written["prompts"])[1] == written["ssim"]
+    assert quality.load(folder) == judged(tree)["3"].quality
+
+
+def test_a_second_run_computes_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(tree)
+
+    def explode(*_: object) -> None:
+        raise AssertionError("looked at pictures again")
+
+    monkeypatch.setattr(pictures, "distance", explode)
+    assert {judged(tree)[row].what for row in "234"} == {What.CURRENT}
+
+
+def test_a_new_reference_makes_quality_stale_and_is_named_in_the_new_one(tree: Path) -> None:
+    before = judged(tree)["3"].quality
+    newer = attempt(tree, 0.02, 60, row="1")
+    after = judged(tree)["3"]
+    assert after.what is What.COMPUTED
+    assert before is not None
+    assert after.quality is not None
+    assert after.quality.reference.attempt == newer.name != before.reference.attempt
+    assert judged(tree)["1"].what in {What.COMPUTED, What.REFERENCE}
+
+
+def test_moved_thresholds_change_the_tier_without_looking_at_pictures(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(tree)
+    stricter = (config.QualityTier("strict", 0.0001, 90.0, 1.0), config.QUALITY_TIERS[-1])
+    monkeypatch.setattr(config, "QUALITY_TIERS", stricter)
+    monkeypatch.setattr(pictures, "distance", None)
+    outcome = judged(tree)["3"]
+    assert outcome.what is What.COMPUTED
+    assert outcome.quality is not None
+    assert outcome.quality.tier == "lossy"
+
+
+def test_only_what_was_asked_for_is_written(tree: Path) -> None:
+    only = next(tree.glob("cpu/row-0004/*/*"))
+    assert list(judged(tree, only)) == ["4"]
+    assert [path.parent for path in tree.rglob("quality.json")] == [only]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"task": "img2img"}, {"control": "canny"}, {"size": 256}, {"steps": 20}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_workload_is_no_reference(tmp_path: Path, other: dict[str, Any]) -> None:
+    attempt(tmp_path, 0.0, row="1", **other)
+    attempt(tmp_path, 0.1, 10, row="2", quantization="quanto-int8")
+    outcome = judged(tmp_path)["2"]
+    assert outcome.what is What.NO_REFERENCE
+    assert "task=txt2img" in outcome.message
+
+
+def test_a_not_applied_attempt_has_no_quality(tree: Path) -> None:
+    folder = next(tree.glob("cpu/row-0003/*/*"))
+    result = record.load(folder / "result.json")
+    status = record.Status(code=record.Code.NOT_APPLIED, reason="no evidence")
+    record.save(result.model_copy(update={"status": status}), folder)
+    assert "3" not in judged(tree)
+
+
+def test_quality_of_synthetic_weights_is_labelled_as_numerical_error(tmp_path: Path) -> None:
+    for number, (noise, changes) in enumerate([(0.0, {}), (0.1, {"quantization": "torchao-int8wo"})]):
+        row = fake_row(row=str(number + 1), **changes)
+        result = fake_result(row, shapes=[(1, 1)], n=6, minutes=number)
+        write_attempt(tmp_path, result, images=True, noise=noise, telemetry=False)
+    found = judged(tmp_path)["2"].quality
+    assert found is not None
+    assert "numerical error only" in found.meaning
+
+
+def test_attempts_without_pictures_keep_the_quality_they_have(tree: Path) -> None:
+    folder = judged(tree)["3"].attempt.folder
+    before = (folder / "quality.json").read_bytes()
+    shutil.rmtree(folder / "images")
+    assert "3" not in judged(tree)
+    assert (folder / "quality.json").read_bytes() == before
+
+
+def test_a_missing_prompt_or_damaged_picture_is_told_and_nothing_written(tree: Path) -> None:
+    three, four = (next(tree.glob(f"cpu/row-000{row}/*/*")) for row in (3, 4))
+    (three / "images" / "p1.png").unlink()
+    (four / "images" / "p2.png").write_bytes(b"no picture")
+    outcomes = judged(tree)
+    assert outcomes["3"].what is outcomes["4"].what is What.FAILED
+    assert "p1" in outcomes["3"].message
+    assert "p2" in outcomes["4"].message
+    assert not (three / "quality.json").exists()
+
+
+def test_pictures_of_another_size_are_not_compared(tree: Path) -> None:
+    from PIL import Image
+
+    folder = next(tree.glob("cpu/row-0003/*/*"))
+    Image.new("RGB", (64, 64)).save(folder / "images" / "p0.png")
+    assert "(64, 64, 3)" in judged(tree)["3"].message
+
+
+def test_the_command_prints_a_line_for_each_attempt_and_fails_on_damage(tree: Path) -> None:
+    fine = CliRunner().invoke(main, ["quality", str(tree)])
+    assert fine.exit_code == 0, fine.output
+    assert "quanto-int4" in fine.output
+    assert "lossy" in fine.output
+    folder = next(tree.glob("cpu/row-0003/*/*"))
+    (folder / "images" / "p1.png").write_bytes(b"no picture")
+    damaged = CliRunner().invoke(main, ["quality", str(folder), "--again"])
+    assert damaged.exit_code == 1
+    assert "p1" in damaged.output
+    missing = CliRunner().invoke(main, ["quality", str(tree / "nowhere")])
+    assert missing.exit_code == 2
+
+
+# --- Metrics and tiers -------------------------------------------------------------------------------
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def test_metrics_of_identical_pictures_are_perfect() -> None:
+    image = picture(0)
+    latents = image.astype(np.float64) + 1
+    assert pictures.psnr_db(image, image) is None
+    assert pictures.ssim(image, image) == pytest.approx(1.0)
+    assert pictures.latent_relative_error(latents, latents) == 0.0
+
+
+def test_metrics_have_their_known_values() -> None:
+    image = np.full((32, 32, 3), 100, np.uint8)
+    assert pictures.psnr_db(image + np.uint8(5), image) == pytest.approx(20 * math.log10(255 / 5))
+    assert pictures.latent_relative_error(np.array([3.0, 4.0]), np.array([3.0, 0.0])) == pytest.approx(4 / 3)
+    assert pictures.ssim(picture(0), picture(1)) < 0.1
+
+
+def test_latents_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(PictureError, match="not finite"):
+        pictures.latent_relative_error(np.array([math.nan]), np.array([1.0]))
+
+
+def test_half_the_prompts_identical_give_a_median_psnr_of_none() -> None:
+    prompts = [
+        quality.Closeness(latent_relative_error=0.0, psnr_db=psnr, ssim=1.0) for psnr in (30.0, None, None)
+    ]
+    assert quality.medians(prompts).psnr_db is None
+    assert quality.medians(prompts[:2]).psnr_db == 30.0
+
+
+def test_what_is_as_close_as_the_noise_floor_is_lossless() -> None:
+    far = quality.Closeness(latent_relative_error=0.3, psnr_db=19.0, ssim=0.7)
+    farther = quality.Closeness(latent_relative_error=0.34, psnr_db=19.0, ssim=0.7)
+    assert quality.tier(far, []) == "lossy"
+    assert quality.tier(far, [far]) == "lossless"
+    assert quality.tier(farther, [far]) == "lossy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "exact"),
+    [
+        ({"attention": "cudnn"}, True),
+        ({"compilation": "inductor"}, True),
+        ({}, False),
+        ({"attention": "sage2"}, False),
+        ({"precision": "fp16"}, False),
+        ({"attention": "cudnn", "compilation": "inductor"}, False),
+    ],
+)
+def test_the_noise_floor_is_the_reference_but_for_one_exact_change(
+    changes: dict[str, str], exact: bool
+) -> None:
+    row: Row = fake_row(**changes)
+    assert quality.is_exact_variant(row) is exact
