@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, HARDWARE, IDENTITY, MODELS, PLAIN, TASKS, TIERS, Row
@@ -162,17 +163,23 @@ def _near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
-def _field_problems(entry: _Line) -> Iterator[tuple[str, Problem]]:
-    """(column, problem) for each field that is wrong whatever the other lines say."""
+@cache
+def _vocabulary() -> dict[str, dict[str, None]]:
+    """column -> the words it may hold, in order, for the columns that hold one of a few."""
     from bench.axes import AXES
 
-    closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS}
-    message = None
+    closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS, **AXES}
+    return {column: dict.fromkeys(words) for column, words in closed.items()}
+
+
+def _field_problems(entry: _Line) -> Iterator[tuple[str, Problem]]:
+    """(column, problem) for each field that is wrong whatever the other lines say."""
+    vocabulary = _vocabulary()
     for column, value in entry.fields.items():
-        if column in closed and value not in closed[column]:
-            message = f"unknown {column} {value!r}{_near(value, closed[column])}"
-        elif column in AXES and value not in AXES[column]:
-            message = f"unknown option {value!r}{_near(value, AXES[column])}"
+        words = vocabulary.get(column)
+        if words is not None:
+            kind = "option" if column in AXIS_NAMES else column
+            message = None if value in words else f"unknown {kind} {value!r}{_near(value, words)}"
         elif column in {"row", "size", "steps"} and not _NUMBER.fullmatch(value):
             message = f"{value[:40]!r} is not a whole number above 0, written plainly"
         elif column == "hardware" and not HARDWARE.fullmatch(value):
@@ -216,8 +223,8 @@ def _relation_problems(entries: list[_Line]) -> Iterator[Problem]:
                 yield entry.problem("row", f"id {row_id} follows {last_id}: rows are appended, none removed")
             by_id.setdefault(row_id, entry)
             last_id = int(row_id)
-        if all(column in entry.fields for column in IDENTITY):
-            identity = tuple(entry.fields[column] for column in IDENTITY)
+        if entry.fields.keys() >= set(IDENTITY):
+            identity = tuple([entry.fields[column] for column in IDENTITY])
             twin = by_identity.setdefault(identity, entry)
             if twin is not entry:
                 where = f"row {twin.fields.get('row', '?')} in line {twin.number}"
@@ -246,8 +253,11 @@ def _parent_problem(entry: _Line, by_id: Mapping[str, _Line]) -> str | None:
         return f"row {fields['parent']} does not exist"
     if parent.number >= entry.number:
         return f"row {fields['parent']} does not stand above this row"
-    comparable = [column for column in IDENTITY if column in fields and column in parent.fields]
-    changed = [column for column in comparable if fields[column] != parent.fields[column]]
+    changed = [
+        column
+        for column in IDENTITY
+        if column in fields and column in parent.fields and fields[column] != parent.fields[column]
+    ]
     elsewhere = [column for column in changed if column not in AXIS_NAMES]
     if elsewhere:
         return f"row {fields['parent']} has another {', '.join(elsewhere)}"
