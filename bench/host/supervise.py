@@ -64,7 +64,8 @@ def supervise(
     look: Callable[[], None],
     grace_seconds: float = GRACE_SECONDS,
 ) -> Ended:
-    """Returns once every process of the attempt is gone. ``look`` is called about twice a second."""
+    """Returns when the runner is gone and what it had started is killed. ``look`` is called about twice a
+    second."""
     begun = time.monotonic()
     stopped_for: Literal["timeout", "interrupt"] | None = None
     kill_at = float("inf")

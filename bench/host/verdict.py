@@ -144,7 +144,7 @@ def _memory_files(proc: Path, cgroups: Path) -> Sequence[Path]:
         return ()
     files: list[Path] = []
     for line in lines:
-        _, controllers, group = line.split(":", 2)
+        controllers, _, group = line.partition(":")[2].partition(":")
         if "memory" in controllers.split(","):
             root, name = cgroups / "memory", "memory.oom_control"
         elif not controllers:

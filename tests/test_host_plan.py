@@ -1,0 +1,239 @@
+"""What a campaign decides before it runs anything: pure decisions over rows and fake earlier results."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import fake_cell, fake_result, fake_row, write_attempt
+
+from bench import config
+from bench.config import BUDGETS, CELLS
+from bench.host import history
+from bench.host.estimate import Estimates, gpu_hours, guess_seconds, timeout_seconds
+from bench.host.fanout import Settings, Wanting, make_plan
+from bench.host.gpus import Gpu
+from bench.host.history import Past
+from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide, may_retry
+from bench.host.words import misfit_advice, plan_lines, rows_text
+from bench.matrix import Row
+from bench.record import RETRIES, Code, Result
+
+ROW = fake_row(hardware="cpu")
+HOST = "cpu-0000000000000000"
+CODE_NOW = "f" * 64
+
+
+def past(*results: Result) -> Past:
+    return Past(tuple((Path(f"{result.attempt}/result.json"), result) for result in results))
+
+
+def ask(*results: Result, row: Row = ROW, misfit: str | None = None, **wanted: Any) -> Decision:
+    defaults: dict[str, Any] = {"budget": BUDGETS["quick"], "cells": CELLS, "host_ids": frozenset({HOST})}
+    return decide(row, past(*results), CODE_NOW, Wanted(**{**defaults, **wanted}), misfit)
+
+
+def result(**changes: Any) -> Result:
+    return fake_result(ROW, **{"fingerprint": CODE_NOW, "budget": "quick", "n": 13, **changes})
+
+
+def test_a_row_without_results_runs_with_every_cell() -> None:
+    decision = ask()
+    assert (decision.action, decision.cells) == (Action.RUN, CELLS)
+
+
+def test_a_row_measured_here_by_this_code_is_done() -> None:
+    assert ask(result()).action is Action.DONE
+
+
+def test_a_row_measured_by_other_code_is_stale_and_runs_and_says_so() -> None:
+    decision = ask(result(fingerprint="0" * 64))
+    assert (decision.action, decision.stale) == (Action.RUN, 1)
+    assert "stale" in decision.reason
+
+
+def test_results_of_another_machine_do_not_count_here() -> None:
+    assert ask(result(host=1)).action is Action.RUN
+
+
+def test_a_row_on_one_gpu_of_eight_is_done_on_any_machine_with_that_gpu() -> None:
+    row = fake_row(hardware="h100x1")
+    done = fake_result(row, fingerprint=CODE_NOW, budget="quick", n=13)
+    uuids = [f"GPU-{0:08x}-0000-0000-0000-{index:012x}" for index in range(8)]
+    assert ask(done, row=row, host_ids=frozenset(uuids)).action is Action.DONE
+    assert ask(done, row=row, host_ids=frozenset(uuids[1:])).action is Action.RUN
+
+
+def test_a_smaller_budget_does_not_count_for_a_larger_one() -> None:
+    assert ask(result(), budget=BUDGETS["standard"]).action is Action.RUN
+    assert ask(result(budget="standard", n=18), budget=BUDGETS["quick"]).action is Action.DONE
+
+
+def test_a_budget_of_two_processes_asks_for_the_second() -> None:
+    first = ask(result(budget="standard", n=18), budget=BUDGETS["standard"])
+    assert (first.action, first.attempts) == (Action.RUN, 1)
+    twice = [result(budget="standard", n=18, seed=seed) for seed in (1, 2)]
+    assert ask(*twice, budget=BUDGETS["standard"]).action is Action.DONE
+    assert ask(budget=BUDGETS["standard"]).attempts == 2
+
+
+def test_only_the_missing_cells_of_an_interrupted_row_run() -> None:
+    cells = [fake_cell(1, 1, gpu=False), fake_cell(1, 4, code=Code.INTERRUPTED, gpu=False)]
+    decision = ask(result(cells=cells))
+    assert decision.cells == ((1, 4), (4, 1), (4, 4))
+    assert "goes on" in decision.reason
+
+
+def test_a_cell_out_of_memory_is_settled_and_does_not_settle_its_neighbours() -> None:
+    out_of_memory = result(cells=[fake_cell(1, 1, gpu=False), fake_cell(1, 4, code=Code.OOM, gpu=False)])
+    assert code_of((4, 1), out_of_memory) is None
+    assert ask(out_of_memory).cells == ((4, 1), (4, 4))
+    settled = ask(out_of_memory, cells=((1, 1), (1, 4)))
+    assert settled.action is Action.SETTLED
+    assert "--retry" in settled.reason
+    assert ask(out_of_memory, cells=((1, 1), (1, 4)), retry=True).cells == ((1, 4),)
+
+
+@pytest.mark.parametrize("code", sorted(set(Code) - {Code.OK, Code.UNSUPPORTED}))
+def test_what_ended_a_row_is_tried_again_as_often_as_the_method_grants(code: Code) -> None:
+    limit = RETRIES.get(code, 0)
+    granted = 5 if limit is None else limit
+    for times in range(1, granted + 2):
+        attempts = [result(code=code, seed=seed) for seed in range(times)]
+        runs = ask(*attempts).action is Action.RUN
+        assert runs == (limit is None or times <= limit), f"{code} after {times} attempts"
+        assert may_retry(code, times) == runs
+
+
+def test_a_row_still_unstable_after_its_retry_keeps_its_values() -> None:
+    twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
+    assert ask(*twice).action is Action.DONE
+
+
+def test_bench_runs_a_row_again_even_if_it_is_done() -> None:
+    assert ask(result(), again=True).cells == CELLS
+
+
+def test_a_rule_speaks_before_the_hardware_and_a_misfit_runs_nothing() -> None:
+    refused = fake_row(hardware="cpu", attention="cudnn")
+    decision = ask(row=refused, misfit="it wants more")
+    assert decision.action is Action.UNSUPPORTED
+    assert "gpu-option-on-cpu" in decision.reason
+    assert ask(misfit="it wants 1 x h100").action is Action.MISFIT
+
+
+# --- Reading results ---------------------------------------------------------------------------------
+
+
+def test_a_result_edited_by_hand_is_refused_by_file_and_field_and_the_row_does_not_run(
+    tmp_path: Path,
+) -> None:
+    folder = write_attempt(tmp_path, result(), telemetry=False)
+    path = folder / "result.json"
+    for old, new, field in (
+        ('"n": 13', '"n": "many"', "cells.0.n"),
+        ('"n": 13', '"nn": 13', "cells.0.nn"),
+        (f'"attempt": "{folder.name}"', '"attempt": "20200101T000000Z-0000"', "attempt"),
+        ('"row": "1"', '"row": "2"', "row"),
+        ('"schema_version": 1', '"schema_version": 1,,', "JSON"),
+    ):
+        whole = path.read_text()
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1))
+        read = history.read(tmp_path, ROW, "tiny")
+        decision = decide(
+            ROW, read, CODE_NOW, Wanted(BUDGETS["quick"], CELLS, frozenset({HOST})), misfit=None
+        )
+        assert decision.action is Action.DAMAGED
+        assert str(path) in decision.reason
+        assert field in decision.reason
+        path.write_text(whole)
+    assert history.read(tmp_path, ROW, "tiny").damaged == ()
+
+
+def test_an_attempt_folder_without_result_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "cpu" / "row-0001" / "tiny" / "20261122T120000Z-0000").mkdir(parents=True)
+    assert history.read(tmp_path, ROW, "tiny") == Past()
+
+
+# --- Order and estimates -----------------------------------------------------------------------------
+
+
+def test_references_come_first_then_the_likely_fastest() -> None:
+    slow = fake_row(row="1", precision="fp32")
+    canny = fake_row(row="2", control="canny")
+    tiled = fake_row(row="3", vae="tiled")
+    compiled = fake_row(row="4", compilation="inductor")
+    fp8 = fake_row(row="5", compilation="inductor", quantization="scaledmm-fp8-row")
+    reference = fake_row(row="6")
+    extended = fake_row(row="7", tier="extended", control="pose", compilation="inductor")
+    order = by_value([slow, canny, tiled, compiled, fp8, reference, extended])
+    assert [row.row for row in order] == ["6", "2", "5", "4", "3", "1", "7"]
+
+
+def test_an_estimate_is_a_guess_until_an_attempt_has_told() -> None:
+    row = fake_row(hardware="cpu")
+    done = result(shapes=((1, 1),))
+    assert done.cost is not None
+    learned = Estimates.from_pasts({"1": past(done)})
+    assert learned.seconds(row, "quick", ((1, 1),)) == done.cost.wall_seconds
+    assert learned.seconds(row, "full", ((1, 1),)) == guess_seconds(row, "full", ((1, 1),))
+
+
+def test_guesses_grow_with_cells_requests_and_slower_options() -> None:
+    h100 = fake_row(hardware="h100x1")
+    one = guess_seconds(h100, "quick", ((1, 1),))
+    assert 100 < one < 300, "13 requests of 5.3 s, warm-up and start"
+    assert guess_seconds(h100, "quick", CELLS) > 4 * one
+    assert guess_seconds(h100, "full", ((1, 1),)) > 4 * one
+    assert guess_seconds(fake_row(precision="fp32"), "quick", ((1, 1),)) > 3 * one
+    assert timeout_seconds(one) > 2 * one
+    assert gpu_hours(fake_row(hardware="h100x8", parallel="replicas"), 1800) == 4
+    assert gpu_hours(fake_row(hardware="cpu"), 1800) == 0
+
+
+def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path: Path) -> None:
+    rows = [
+        fake_row(row="1", hardware="h100x1"),
+        fake_row(row="2", hardware="a100x1"),
+        fake_row(row="3", hardware="a100x1", compilation="inductor"),
+        fake_row(row="4", hardware="cpu", attention="cudnn"),
+    ]
+    gpus = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-a", int(85e9))]
+    settings = Settings(tmp_path, "synthetic", config.QUICK, ((1, 1),))
+    text = "\n".join(plan_lines(make_plan(rows, Wanting(settings, gpus)), config.QUICK, every_row=True))
+    assert "4 rows chosen, 1 to run (quick): about " in text
+    assert "GPU-hours" in text
+    assert "1. row 1 (bf16 on h100x1, txt2img) 1x1: about" in text
+    assert "do not fit this machine: rows 2-3: it wants 1 x a100 of at least 75 GB" in text
+    assert "unsupported: row 4: gpu-option-on-cpu" in text
+
+
+def test_rows_are_named_in_runs() -> None:
+    assert rows_text(["7"]) == "row 7"
+    assert rows_text(["9", "1", "3", "2", "p-0a1b2c3d"]) == "rows 1-3, 9, p-0a1b2c3d"
+
+
+def test_who_lacks_the_hardware_is_told_what_is_missing_and_what_fits() -> None:
+    wanted = fake_row(row="42", hardware="h100x1", compilation="inductor")
+    reference = fake_row(row="74", hardware="cpu")
+    same = fake_row(row="75", hardware="cpu", compilation="inductor")
+    text = misfit_advice(wanted, [wanted, reference, same], [])
+    assert "it wants 1 x h100, and this machine has no GPU" in text
+    assert "make bench ROW=42" in text
+    assert "make bench ROW=75" in text
+    assert "make bench ROW=74" in misfit_advice(wanted, [wanted, reference], [])
+
+
+def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    rows = [fake_row(row=str(number), hardware="cpu", size=128) for number in range(1, 3001)]
+    for row in rows[:300]:
+        write_attempt(tmp_path, fake_result(row, n=13, budget="quick"), telemetry=False)
+    settings = Settings(tmp_path, "synthetic", config.QUICK, CELLS)
+    begun = time.perf_counter()
+    plan = make_plan(rows, Wanting(settings, []))
+    plan_lines(plan, config.QUICK, every_row=True)
+    assert time.perf_counter() - begun < 2
+    assert len(plan.decisions) == 3000
