@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bench.matrix import Row
+from bench.record import Ingredients
 
 MEASURED_PACKAGES = (
     "torch",
@@ -76,17 +77,30 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(row: Row, weights: str, lock: str | None = None) -> str:
-    """What a result is a measurement of.
+def ingredients(weights: str, lock: str | None = None) -> Ingredients:
+    """What a fingerprint is made of beside the row, as it is here and now.
 
     ``weights`` is the source: revision of ``hub`` and seed of ``synthetic`` are constants of the runner's
     code, which is hashed; only ``tiny`` is data of its own. ``lock`` is the hash of an image's lock file,
     None where packages were installed by hand and their versions stand for it.
     """
-    data = weights_sha256(TINY_WEIGHTS) if weights == "tiny" else ""
-    versions = lock or " ".join(f"{name}=={version}" for name, version in sorted(packages().items()))
-    parts = (*row.identity, weights, data, code_sha256(), versions)
+    return Ingredients(
+        weights=weights,
+        data=weights_sha256(TINY_WEIGHTS) if weights == "tiny" else "",
+        code=code_sha256(),
+        versions=lock or " ".join(f"{name}=={version}" for name, version in sorted(packages().items())),
+    )
+
+
+def fingerprint_of(row: Row, made_of: Ingredients) -> str:
+    """What a result is a measurement of. Anyone can compute it again from what the result holds."""
+    parts = (*row.identity, made_of.weights, made_of.data, made_of.code, made_of.versions)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def fingerprint(row: Row, weights: str, lock: str | None = None) -> str:
+    """The fingerprint that a result would have if the row ran here and now."""
+    return fingerprint_of(row, ingredients(weights, lock))
 
 
 def host_id(gpu_uuids: Iterable[str]) -> str:

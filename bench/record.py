@@ -230,6 +230,19 @@ class Cost(Strict):
     gpu_hours: float | None = None
 
 
+class Ingredients(Strict):
+    """What the fingerprint hashes beside the row's identity (``identity.fingerprint_of``)."""
+
+    weights: str
+    """Source: ``hub``, ``synthetic`` or ``tiny``."""
+    data: str
+    """Hash of the weights' files where they are part of this repository, else empty."""
+    code: str
+    """Hash of the runner's and the axes' code."""
+    versions: str
+    """Hash of the image's lock, or the versions of the packages that can move a result."""
+
+
 class Result(Strict):
     schema_version: Literal[1] = SCHEMA_VERSION
     status: Status
@@ -241,6 +254,8 @@ class Result(Strict):
     """ISO 8601, UTC."""
     weights: Weights | None = None
     fingerprint: str
+    ingredients: Ingredients | None = None
+    """None where the runner did not get as far as its first line."""
     manifest_sha256: str | None = None
     """Hash of prompts, seeds and input images."""
     effective: dict[str, dict[str, Any]] = Field(default_factory=dict)

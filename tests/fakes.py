@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench import layout, record, stats
+from bench.identity import fingerprint_of
 from bench.matrix import PLAIN, REFERENCE, Row
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -199,6 +200,7 @@ def fake_result(
     log_tail: Sequence[str] = (),
 ) -> record.Result:
     """One attempt. ``minutes`` after START it began; ``seed`` changes the values, ``host`` the machine.
+    A ``fingerprint`` of one's own does not recompute, so ``ingredients`` are left out then.
 
     ``cells`` as given, or one of each of ``shapes``. With a ``code`` that has no numbers the attempt ends
     with that status and no cell; otherwise the status follows from the cells, the worst wins.
@@ -222,7 +224,7 @@ def fake_result(
     started = START + timedelta(minutes=minutes)
     measuring = sum(cell.window_seconds or 0.0 for cell in cells)
     warming = sum(sum(cell.warmup_seconds) for cell in cells)
-    identity = "\0".join((*row.identity, weights))
+    made_of = record.Ingredients(weights=weights, data="", code="fake", versions="fake==1")
     return record.Result(
         status=status,
         row=row.model_dump(),
@@ -230,7 +232,8 @@ def fake_result(
         budget=budget,  # type: ignore[arg-type]
         started_at=started.isoformat(),
         weights=fake_weights(row, weights) if ran else None,
-        fingerprint=fingerprint or f"{zlib.crc32(identity.encode()):08x}" * 8,
+        fingerprint=fingerprint or fingerprint_of(row, made_of),
+        ingredients=None if fingerprint else made_of,
         manifest_sha256=f"{zlib.crc32(repr((row.task, row.control, row.size)).encode()):08x}" * 8,
         effective={axis: {"option": option, "fake": True} for axis, option in row.stack.items()}
         if ran

@@ -122,19 +122,12 @@ def _stale(shown: Attempt, newest: Attempt) -> str:
 
 
 def _other_code(attempt: Attempt) -> bool:
-    """Whether this checkout would give the row another fingerprint on the packages it was measured with.
-
-    Results from an image carry the hash of its lock, which is not recorded beside it: nothing is said
-    about those.
-    """
-    environment = attempt.result.environment
-    if environment is None or environment.image_digest:
+    """Whether this checkout's runner or tiny weights differ from those that measured."""
+    made_of = attempt.result.ingredients
+    if made_of is None:
         return False
-    measured = {
-        name: version for name, version in environment.packages.items() if name in identity.MEASURED_PACKAGES
-    }
-    versions = " ".join(f"{name}=={version}" for name, version in sorted(measured.items()))
-    return identity.fingerprint(attempt.row, attempt.weights, lock=versions) != attempt.result.fingerprint
+    here = identity.ingredients(made_of.weights)
+    return (made_of.code, made_of.data) != (here.code, here.data)
 
 
 def shown_code(result: Result, cell: Cell) -> Code:

@@ -73,6 +73,8 @@ def _live(job: Job, diary: Diary) -> None:
     with Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], os.getpid()) as sampling:
         with diary.phase("imports"):
             compiler.use_cache(row.gpu or "cpu", result.environment.image_digest)
+            import diffusers.pipelines.flux  # seconds of imports that are not the weights' loading
+
             from bench.runner import models, tasks
             from bench.runner.server import Server
 
@@ -109,13 +111,15 @@ def _claim(row: Row) -> list[Gpu]:
 
 def _opening(job: Job) -> record.Result:
     """What is known before anything has happened."""
+    ingredients = identity.ingredients(job.weights)
     return record.Result(
         status=RUNNING,
         row=job.row.model_dump(),
         attempt=job.attempt_dir.name,
         budget=job.budget.name,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        fingerprint=identity.fingerprint(job.row, job.weights),
+        fingerprint=identity.fingerprint_of(job.row, ingredients),
+        ingredients=ingredients,
     )
 
 
