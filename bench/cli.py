@@ -235,7 +235,16 @@ def run_campaign(
     from bench.host.gpus import GpuError
     from bench.host.leases import Busy
 
-    settings = Settings(results, weights, BUDGETS[budget], cells, timeout, max_hours, retry, again)
+    settings = Settings(
+        results=results,
+        weights=weights,
+        budget=BUDGETS[budget],
+        cells=cells,
+        timeout_seconds=timeout,
+        max_hours=max_hours,
+        retry=retry,
+        again=again,
+    )
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         sys.exit(fan_out(rows, settings, here(), console, dry_run=dry_run, wait_seconds=wait))

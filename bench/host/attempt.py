@@ -17,9 +17,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench import layout, record
-from bench.host.local import Executor, Job
+from bench.host.local import Executor, Handle, Job
 from bench.host.plan import CellShape
-from bench.host.supervise import Stop, supervise
+from bench.host.supervise import Ended
 from bench.host.verdict import Ending, kernel_oom_kills, log_tail, verdict
 from bench.record import Cell, Code, Environment, Result, Status
 from bench.runner.diary import RUNNING
@@ -41,32 +41,23 @@ def first_result(job: Job, fingerprint: str, environment: Environment) -> Result
     )
 
 
-def execute(
-    executor: Executor,
-    job: Job,
-    started: Result,
-    timeout_seconds: float,
-    stop: Stop,
-    look: Callable[[], None],
-) -> Result:
-    """Runs the attempt to its end and returns what its result.json says then. Raises OSError when there is
-    no room to begin, or for the verdict."""
+def execute(executor: Executor, job: Job, started: Result, watch: Callable[[Handle], Ended]) -> Result:
+    """Runs the attempt to its end, which ``watch`` waits for, and returns what its result.json says then.
+    Raises OSError when there is no room to begin, or for the verdict."""
     job.attempt_dir.mkdir(parents=True, exist_ok=True)
     # Without a name, so that it is gone with this process, however that ends.
     with tempfile.TemporaryFile(dir=job.attempt_dir) as ballast:
         os.posix_fallocate(ballast.fileno(), 0, BALLAST_BYTES)
         record.save(started, job.attempt_dir)
-        ending = _run(executor, job, timeout_seconds, stop, look)
+        ending = _run(executor, job, watch)
         return conclude(job, ending, started, give_up_ballast=ballast.close)
 
 
-def _run(
-    executor: Executor, job: Job, timeout_seconds: float, stop: Stop, look: Callable[[], None]
-) -> Ending:
+def _run(executor: Executor, job: Job, watch: Callable[[Handle], Ended]) -> Ending:
     kills_before = kernel_oom_kills()
     handle = executor.start(job)
     try:
-        ended = supervise(handle, timeout_seconds, stop, look)
+        ended = watch(handle)
     except BaseException:
         handle.kill()
         raise

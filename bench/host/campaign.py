@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from bench import layout, record
@@ -26,7 +26,7 @@ from bench.host.leases import Lease
 from bench.host.local import Executor, Job
 from bench.host.plan import Action, Decision
 from bench.host.progress import AttemptWatch, Display, Look, clock
-from bench.host.supervise import Stop
+from bench.host.supervise import Stop, supervise
 from bench.matrix import Row
 from bench.record import Code, Environment, Result, Status
 
@@ -166,7 +166,14 @@ class Campaign:
 
         look()
         limit = self.settings.timeout_seconds or timeout_seconds(expected)
-        result = attempt.execute(self.executor, job, started, limit, self.stop, look)
+        watching = partial(
+            supervise,
+            timeout_seconds=limit,
+            stop=self.stop,
+            look=look,
+            grace_seconds=self.settings.grace_seconds,
+        )
+        result = attempt.execute(self.executor, job, started, watching)
         seconds = time.monotonic() - begun
         if result.status.code in record.HAS_NUMBERS:
             self.plan.estimates.learn(row, job.budget, job.cells, seconds)

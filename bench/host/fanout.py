@@ -13,6 +13,7 @@ from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
 from bench.host.leases import Lease
 from bench.host.plan import Action, CellShape, Decision, Wanted, by_value, decide
+from bench.host.supervise import GRACE_SECONDS
 from bench.identity import cpu_host_id, fingerprint
 from bench.matrix import Row
 
@@ -26,6 +27,7 @@ class Settings:
     cells: tuple[CellShape, ...]
     timeout_seconds: float | None = None
     """For one attempt; None derives it from the estimate."""
+    grace_seconds: float = GRACE_SECONDS
     max_hours: float | None = None
     """Wall time after which no row starts that would not end in time."""
     retry: bool = False

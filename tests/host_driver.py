@@ -1,0 +1,58 @@
+"""``fluxbench fan-out`` with a runner of the tests' choice, as a process that tests may signal and kill.
+
+python tests/host_driver.py '{"rows": [...], "results": "...", ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import identity
+from bench.config import BUDGETS
+from bench.host.command import fan_out
+from bench.host.fanout import Settings
+from bench.host.gpus import Gpu
+from bench.host.leases import Busy
+from bench.host.local import LocalExecutor
+from bench.matrix import Row
+
+STANDIN = str(Path(__file__).parent / "standin_runner.py")
+
+
+def main() -> int:
+    asked = json.loads(sys.argv[1])
+    identity.TINY_WEIGHTS = Path(asked.get("weights_dir", "/nowhere"))
+    rows = [Row.model_validate(row) for row in asked["rows"]]
+    settings = Settings(
+        results=Path(asked["results"]),
+        weights="synthetic",
+        budget=BUDGETS[asked.get("budget", "quick")],
+        cells=tuple((users, images) for users, images in asked["cells"]),
+        timeout_seconds=asked.get("timeout_seconds"),
+        grace_seconds=asked.get("grace_seconds", 2.0),
+    )
+    gpus = [
+        Gpu(index, "NVIDIA H100 80GB HBM3", f"GPU-{index}", int(85e9))
+        for index in range(asked.get("gpus", 0))
+    ]
+    executor = LocalExecutor([sys.executable, *asked.get("runner", [STANDIN])])
+    try:
+        return fan_out(
+            rows,
+            settings,
+            gpus,
+            Console(width=200),
+            wait_seconds=asked.get("wait_seconds", 0.0),
+            executor=executor,
+        )
+    except Busy as busy:
+        print(f"nothing was run: {busy}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
