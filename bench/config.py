@@ -31,7 +31,7 @@ PROBE = Budget("probe", n=3, cap=3, settle=False)
 QUICK = Budget("quick", n=13, cap=26)
 STANDARD = Budget("standard", n=36, cap=72, processes=2)
 FULL = Budget("full", n=368, cap=368, processes=2)
-BUDGETS = {budget.name: budget for budget in (PROBE, QUICK, STANDARD, FULL)}
+BUDGETS: dict[str, Budget] = {budget.name: budget for budget in (PROBE, QUICK, STANDARD, FULL)}
 
 MEDIAN_CI_HALF_WIDTH = 0.01
 """A cell may stop once its median's 95 % CI is within this share of the median, on either side."""

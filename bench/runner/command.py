@@ -7,12 +7,38 @@ import sys
 from pathlib import Path
 
 from bench import layout
+from bench.config import BUDGETS
+from bench.matrix import Row
 from bench.record import Cell, Code, Result
 from bench.runner.job import Job
+from bench.runner.load import Load
 
 OK_EXIT = 0
 STATUS_EXIT = 3
 """result.json says another status than ``ok``."""
+
+
+def job_of(
+    row: Row,
+    *,
+    weights: str | None,
+    budget: str,
+    requests: int | None,
+    cells: tuple[tuple[int, int], ...],
+    load: Load,
+    quality: bool,
+    results: Path,
+    attempt_dir: Path | None,
+) -> Job:
+    """Raises ValueError when the weights are not the row's model's, or the attempt has been made."""
+    weights = weights or ("tiny" if row.model == "tiny" else "hub")
+    if (weights == "tiny") != (row.model == "tiny"):
+        fitting = "tiny" if row.model == "tiny" else "hub or synthetic"
+        raise ValueError(f"{row.label} is of model {row.model}: --weights {fitting}, not {weights}")
+    folder = attempt_dir or layout.attempt_dir(results, row, weights, layout.new_attempt())
+    if (folder / layout.REQUESTS).exists():
+        raise ValueError(f"{folder} holds an attempt already; name an empty folder, or none")
+    return Job(row, weights, BUDGETS[budget], cells, folder, load, requests, quality)
 
 
 def run_here(job: Job, *, keep_log: bool) -> int:

@@ -98,6 +98,8 @@ def anomalies(latencies: Sequence[float], samples: Sequence[Sample], recompiles:
         found.append(Anomaly(kind="outliers", detail=f"{detail}, the slowest {max(slow):.3f} s"))
     if recompiles:
         found.append(Anomaly(kind="recompiled", detail=f"{recompiles} graphs compiled inside the window"))
+    if not samples:
+        found.append(Anomaly(kind="no_telemetry", detail="no sample lies in the window; see log.txt"))
     capped = telemetry.share_with(samples, TELEMETRY.power_cap_bit)
     if capped is not None and capped > ANOMALIES.power_cap_share:
         found.append(Anomaly(kind="power_cap", detail=f"held the clocks down in {capped:.0%} of samples"))

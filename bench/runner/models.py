@@ -62,11 +62,16 @@ def load(row: Row, weights: str, device: str) -> Loaded:
     return Loaded(pipe, _describe(weights, weights_id, pipe.transformer))
 
 
-def assemble(row: Row, components: dict[str, Any]) -> Any:
-    """The row's pipeline over these components, each as it is."""
+def pipeline_class(row: Row) -> Any:
+    """Costs the first caller seconds: diffusers imports its classes when they are first named."""
     import diffusers
 
-    pipeline = getattr(diffusers, PIPELINES[row.task, row.control != "none"])
+    return getattr(diffusers, PIPELINES[row.task, row.control != "none"])
+
+
+def assemble(row: Row, components: dict[str, Any]) -> Any:
+    """The row's pipeline over these components, each as it is."""
+    pipeline = pipeline_class(row)
     accepted = inspect.signature(pipeline.__init__).parameters
     return pipeline(**{name: part for name, part in components.items() if name in accepted})
 

@@ -73,11 +73,10 @@ def _live(job: Job, diary: Diary) -> None:
     with Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], os.getpid()) as sampling:
         with diary.phase("imports"):
             compiler.use_cache(row.gpu or "cpu", result.environment.image_digest)
-            import diffusers.pipelines.flux  # seconds of imports that are not the weights' loading
-
             from bench.runner import models, tasks
             from bench.runner.server import Server
 
+            models.pipeline_class(row)
             result.environment = environment.with_torch(result.environment)
         with diary.phase("load"):
             loaded = models.load(row, job.weights, device)

@@ -73,20 +73,20 @@ def sources(nvml: Any | None, uuids: list[str]) -> list[tuple[str, Callable[[], 
     return [(uuid, partial(read_gpu, nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))) for uuid in uuids]
 
 
-def process_readers(pid: int) -> Callable[[], dict[str, Value]]:
-    """CPU share since the last call and resident memory; empty once the process is gone."""
+def watch(pid: int) -> Iterator[dict[str, Value]]:
+    """CPU share of the machine since the sample before (so the first has none) and the process's resident
+    memory; ends with the process."""
     import psutil
 
     process = psutil.Process(pid)
-    psutil.cpu_percent()  # the first call has no interval to speak of
-
-    def read() -> dict[str, Value]:
+    psutil.cpu_percent()  # the first call has no interval behind it and returns 0.0
+    share = None
+    while True:
         try:
-            return {"cpu_percent": psutil.cpu_percent(), "rss_bytes": process.memory_info().rss}
+            yield {"cpu_percent": share, "rss_bytes": process.memory_info().rss}
         except psutil.NoSuchProcess:
-            return {}
-
-    return read
+            return
+        share = psutil.cpu_percent()
 
 
 def line(values: dict[str, Value]) -> str:
@@ -100,7 +100,7 @@ def ticks(seconds: float, parent: int) -> Iterator[float]:
     while os.getppid() == parent:
         yield time.time()
         due = max(due + seconds, time.monotonic())
-        if select.select([sys.stdin], [], [], due - time.monotonic())[0]:
+        if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             return
 
 
@@ -124,13 +124,12 @@ def main(argv: list[str] | None = None) -> None:
     nvml = None
     if options.gpu:
         import pynvml as nvml  # type: ignore[no-redef]
-    gpus, read_process = sources(nvml, options.gpu), process_readers(options.pid)
+    gpus = sources(nvml, options.gpu)
     with options.path.open("w", encoding="utf-8", buffering=1) as file:
         file.write(",".join(COLUMNS) + "\n")
-        for now in ticks(1 / options.hertz, options.pid):
-            shared = {"t": f"{now:.3f}", **read_process()}
+        for now, shared in zip(ticks(1 / options.hertz, options.pid), watch(options.pid), strict=False):
             for uuid, read in gpus:
-                file.write(line({**shared, "gpu": uuid, **read()}))
+                file.write(line({"t": f"{now:.3f}", "gpu": uuid, **read(), **shared}))
     compress(options.path)
 
 

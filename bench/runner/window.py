@@ -98,13 +98,23 @@ def _status(services: Sequence[float], slowdown_share: float | None, settled: bo
     if not settled:
         reasons.append(f"the warm-up had not settled after {config.WARMUP.maximum} requests")
     drift = steady.drift(services)
-    if drift is not None and abs(drift) > config.ANOMALIES.drift_share:
+    if drift is not None and abs(drift) > config.ANOMALIES.drift_share and _thirds_apart(services):
         reasons.append(f"service time drifted by {drift:+.1%} from the window's first third to its last")
     if slowdown_share:
         reasons.append(f"heat or hardware slowed the GPU in {slowdown_share:.1%} of samples, twice")
     if not reasons:
         return Status(code=Code.OK)
     return Status(code=Code.UNSTABLE, reason=f"{'; '.join(reasons)}; run it again on a quiet, cool machine")
+
+
+def _thirds_apart(values: Sequence[float]) -> bool:
+    """Whether chance is no likely reason for the drift: the medians' intervals of the first and the last
+    third do not overlap, nor do the values themselves where a third is too small for an interval."""
+    third = len(values) // 3
+    (low, high), (other_low, other_high) = (
+        stats.quantile(part, 50).ci95 or (min(part), max(part)) for part in (values[:third], values[-third:])
+    )
+    return high < other_low or other_high < low
 
 
 def _memory(window: Window) -> record.Memory:
