@@ -405,6 +405,19 @@ def quality(path: Path, again: bool) -> None:
 
 
 @main.command()
+@click.argument(
+    "path", metavar="[RESULTS]", type=click.Path(path_type=Path, exists=True), default=Path("results")
+)
+@matrix_option
+def check(path: Path, matrix_path: Path) -> None:
+    """Validate every file of a results tree, or of a part of it: schema, raw values against the figures made
+    from them, place, matrix, fingerprint. Names file and expectation; exits 1 when one fails."""
+    from bench.check import run
+
+    sys.exit(run(path, read_rows(matrix_path), click.echo))
+
+
+@main.command()
 def demo() -> None:
     """A chosen campaign on the tiny FLUX, with its report: no GPU, no Docker, under ten minutes."""
     from bench.demo import run

@@ -25,7 +25,7 @@ import numpy as np
 
 from bench import layout, record, stats
 from bench.identity import fingerprint_of
-from bench.matrix import PLAIN, REFERENCE, Row
+from bench.matrix import REFERENCE, Row
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 STEPS_SHARE = 0.97
@@ -214,7 +214,7 @@ def fake_result(
             fake_cell(users, images, n=n, median_seconds=median_seconds, code=mark, seed=seed, gpu=gpu)
             for users, images in shapes
         ]
-    cells = with_batch_efficiency(cells or [])
+    cells = as_one_attempt(cells or [])
     status = record.Status(
         code=code or worst(cells), reason=reason, log_tail=list(log_tail), exit_code=None if not code else 1
     )
@@ -239,7 +239,7 @@ def fake_result(
         if ran
         else {},
         environment=fake_environment(row, host),
-        phases=fake_phases(row, measuring) if ran else [],
+        phases=fake_phases(cells) if ran else [],
         warmup=fake_warmup(row, cells) if cells else None,
         first_request_seconds=median_seconds * 1.02 if cells else None,
         cells=list(cells),
@@ -256,16 +256,18 @@ def fake_result(
     )
 
 
-def with_batch_efficiency(cells: Sequence[record.Cell]) -> list[record.Cell]:
+def as_one_attempt(cells: Sequence[record.Cell]) -> list[record.Cell]:
+    """Batch efficiency against the 1x1 cell; a warm-up only on the cell that came first with its batch."""
     single = next((c.latency for c in cells if (c.users, c.images) == (1, 1) and c.latency), None)
-    return [
-        cell.model_copy(
-            update={"batch_efficiency": cell.images * single.p50.value / cell.latency.p50.value}
-            if single and cell.latency and cell.users == 1 and cell.images > 1
-            else {}
-        )
-        for cell in cells
-    ]
+    warm: set[int] = set()
+    together = []
+    for cell in cells:
+        update: dict[str, Any] = {"warmup_seconds": []} if cell.images in warm else {}
+        warm.add(cell.images)
+        if single and cell.latency and cell.users == 1 and cell.images > 1:
+            update["batch_efficiency"] = cell.images * single.p50.value / cell.latency.p50.value
+        together.append(cell.model_copy(update=update))
+    return together
 
 
 def worst(cells: Sequence[record.Cell]) -> record.Code:
@@ -273,13 +275,18 @@ def worst(cells: Sequence[record.Cell]) -> record.Code:
     return next((code for code in codes if code is not record.Code.OK), record.Code.OK)
 
 
-def fake_phases(row: Row, measuring: float) -> list[record.Phase]:
-    """The arrows of METHOD.md section 2 that this row has."""
-    seconds = {"idle check": 0.5, "load": 12.0, "quantise": 8.0, "apply": 0.2, "verify": 3.0}
-    seconds |= {"warm up": 30.0, "cells": measuring, "save": 4.0}
-    if row.quantization == PLAIN["quantization"]:
-        del seconds["quantise"]
-    return [record.Phase(name=name, seconds=value) for name, value in seconds.items()]
+def fake_phases(cells: Sequence[record.Cell]) -> list[record.Phase]:
+    """The arrows of METHOD.md section 2, as ``bench/runner/row.py`` names and orders them."""
+    phases = [("idle", 0.5), ("imports", 7.0), ("load", 12.0), ("quantise", 0.1), ("apply", 0.2)]
+    warm: set[int] = set()
+    for cell in cells:
+        if cell.images not in warm:
+            phases += [(f"warm-up x{cell.images}", sum(cell.warmup_seconds))]
+            phases += [] if warm else [("verify", 3.0)]
+            warm.add(cell.images)
+        phases += [(f"cell {cell.users}x{cell.images}", cell.window_seconds or 1.0)]
+    phases += [("quality", 4.0)] if cells else []
+    return [record.Phase(name=name, seconds=seconds) for name, seconds in phases]
 
 
 def fake_warmup(row: Row, cells: Sequence[record.Cell]) -> record.Warmup:

@@ -1,0 +1,171 @@
+"""``fluxbench check``: does every file under results/ hold what its place and its neighbours say?
+
+A results tree is evidence. What was edited, mixed up or cut off is found here: each fault names the file
+and the expectation that failed. Nothing is repaired. What is merely old (code that has changed since, a
+reference that was run again) is no fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench import check_cell, identity, layout, record
+from bench.check_cell import close, ranges
+from bench.check_files import file_faults, sentences
+from bench.matrix import AXIS_NAMES, IDENTITY, Row
+from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Result
+
+
+def check(wanted: Path, matrix: Iterable[Row]) -> Iterator[str]:
+    """``file: expectation`` for everything that fails at or below ``wanted``, in path order."""
+    results = layout.root_of(wanted)
+    rows = {row.row: row for row in matrix}
+    folders = [folder for folder in layout.attempts(results) if folder.is_relative_to(wanted)]
+    for folder in folders:
+        yield from attempt_faults(results, folder, rows)
+    known = set(folders)
+    for stray in sorted(wanted.rglob(layout.RESULT)):
+        outside = stray.relative_to(results).parts[0] in {"analysis", "demo"}
+        if stray.parent not in known and not outside:
+            yield f"{stray}: stands nowhere in the tree of results (see bench/layout.py)"
+
+
+def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterator[str]:
+    path = folder / layout.RESULT
+    try:
+        result = record.load(path)
+    except FileNotFoundError:
+        yield f"{path}: missing; every attempt ends in one"
+        return
+    except ValidationError as error:
+        yield from (f"{path}: {sentence}" for sentence in sentences(error))
+        return
+    for sentence in (*result_faults(result), *_place_faults(results, folder, result, rows)):
+        yield f"{path}: {sentence}"
+    for name, sentence in file_faults(folder, result):
+        yield f"{folder / name}: {sentence}"
+
+
+# --- result.json against itself ----------------------------------------------------------------------
+
+
+def result_faults(result: Result) -> Iterator[str]:
+    cells = {(cell.users, cell.images): cell for cell in result.cells}
+    if len(cells) < len(result.cells):
+        yield "cells: one stands twice"
+    servers = max(1, _gpus(result)) if result.row.get("parallel") == "replicas" else 1
+    for shape, cell in cells.items():
+        place = f"cells[{shape[0]}x{shape[1]}]"
+        for sentence in check_cell.faults(cell, cells.get((1, 1)), servers):
+            yield f"{place}.{sentence}"
+    yield from _status_faults(result)
+    yield from _cost_faults(result)
+    if not _in_utc(result.started_at):
+        yield f"started_at: {result.started_at!r} is not a time in UTC"
+
+
+def _gpus(result: Result) -> int:
+    return len(result.environment.gpus) if result.environment else 0
+
+
+def _status_faults(result: Result) -> Iterator[str]:
+    code, codes = result.status.code, [cell.status.code for cell in result.cells]
+    if code is not Code.OK and not result.status.reason:
+        yield f"status.reason: empty, although the status is {code}"
+    worst = min(codes, key=SERIOUSNESS.index, default=None)
+    if worst is None and code in HAS_NUMBERS:
+        yield f"status.code: {code} without a cell"
+    if worst is not None and SERIOUSNESS.index(code) > SERIOUSNESS.index(worst):
+        yield f"status.code: {code}, but a cell is {worst}"
+    if code in HAS_NUMBERS and result.cost is None:
+        yield f"cost: missing although the status is {code}"
+    if HAS_NUMBERS.isdisjoint(codes):
+        return
+    for name in ("weights", "environment", "manifest_sha256", "warmup"):
+        if getattr(result, name) is None:
+            yield f"{name}: missing although a cell has numbers"
+    for axis in AXIS_NAMES:
+        evidence = result.effective.get(axis, {})
+        if evidence.get("option") != result.row.get(axis) or len(evidence) < 2:
+            yield f"effective.{axis}: no evidence of {result.row.get(axis)}, but cells have numbers"
+
+
+def _cost_faults(result: Result) -> Iterator[str]:
+    cost = result.cost
+    if cost is None:
+        return
+    yield from ranges(cost)
+    parts = cost.measuring_seconds + cost.warmup_seconds + cost.bookkeeping_seconds
+    if not close(parts, cost.wall_seconds):
+        yield f"cost.wall_seconds: {cost.wall_seconds}, but its parts are {parts} s together"
+    explained = sum(phase.seconds for phase in result.phases)
+    if explained > cost.wall_seconds * 1.01:
+        yield f"phases: {explained} s together, but the attempt took {cost.wall_seconds} s"
+
+
+def _in_utc(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
+
+
+# --- result.json against its place and the matrix ----------------------------------------------------
+
+
+def _place_faults(results: Path, folder: Path, result: Result, rows: dict[str, Row]) -> Iterator[str]:
+    try:
+        row = Row.model_validate(result.row)
+    except ValidationError as error:
+        yield from (f"row.{sentence}" for sentence in sentences(error))
+        return
+    weights = result.weights.source if result.weights else folder.parent.name
+    expected = layout.attempt_dir(results, row, weights, result.attempt)
+    if folder != expected:
+        yield f"row, weights, attempt: belong in {expected}"
+    if row.row.isdigit():
+        yield from _matrix_faults(row, rows.get(row.row))
+    yield from _fingerprint_faults(result, row, weights)
+    environment = result.environment
+    if environment and environment.gpus:
+        if environment.host_id != identity.host_id(gpu.uuid for gpu in environment.gpus):
+            yield f"environment.host_id: {environment.host_id} does not stand for its GPUs"
+        if len(environment.gpus) != row.gpu_count:
+            yield f"environment.gpus: {len(environment.gpus)}, but the row is for {row.hardware}"
+
+
+def _matrix_faults(row: Row, known: Row | None) -> Iterator[str]:
+    if known is None:
+        yield f"row.row: {row.row} is not in the matrix"
+        return
+    for column in IDENTITY:
+        ours, theirs = getattr(row, column), getattr(known, column)
+        if ours != theirs:
+            yield f"row.{column}: {ours}, but the matrix says {theirs} for row {row.row}"
+
+
+def _fingerprint_faults(result: Result, row: Row, weights: str) -> Iterator[str]:
+    """Only the runner knows its ingredients; a result that the host wrote for it has none."""
+    made_of = result.ingredients
+    if made_of is None:
+        return
+    if made_of.weights != weights:
+        yield f"ingredients.weights: {made_of.weights}, but the weights are {weights}"
+    if identity.fingerprint_of(row, made_of) != result.fingerprint:
+        yield "fingerprint: row and ingredients give another one"
+
+
+def run(wanted: Path, matrix: Iterable[Row], say: Callable[[str], None]) -> int:
+    """A line for each fault; 1 when there is one."""
+    wanted = wanted.resolve()
+    faults = 0
+    for fault in check(wanted, matrix):
+        say(fault)
+        faults += 1
+    count = sum(folder.is_relative_to(wanted) for folder in layout.attempts(layout.root_of(wanted)))
+    say(f"{count} attempt{'s' * (count != 1)}, {faults or 'no'} fault{'s' * (faults != 1)}")
+    return 1 if faults else 0
