@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,8 +20,16 @@ from bench.host.gpus import Gpu
 from bench.host.leases import Busy
 from bench.host.local import LocalExecutor
 from bench.matrix import Row
+from bench.record import Environment
+from bench.runner import environment
 
+COLLECT = environment.collect
 STANDIN = str(Path(__file__).parent / "standin_runner.py")
+
+
+def without_nvml(gpus: Sequence[Gpu]) -> Environment:
+    """What ``collect`` would say of GPUs that are not there."""
+    return COLLECT([]).model_copy(update={"host_id": identity.host_id(gpu.uuid for gpu in gpus)})
 
 
 def main() -> int:
@@ -39,6 +48,8 @@ def main() -> int:
         Gpu(index, "NVIDIA H100 80GB HBM3", f"GPU-{index}", int(85e9))
         for index in range(asked.get("gpus", 0))
     ]
+    if gpus:
+        environment.collect = without_nvml
     executor = LocalExecutor([sys.executable, *asked.get("runner", [STANDIN])])
     try:
         return fan_out(

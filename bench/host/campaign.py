@@ -24,7 +24,7 @@ from bench.host.fanout import Plan, Wanting
 from bench.host.gpus import Gpu, candidates
 from bench.host.leases import Lease
 from bench.host.local import Executor, Job
-from bench.host.plan import Action, Decision
+from bench.host.plan import Action, CellShape, Decision, code_of
 from bench.host.progress import AttemptWatch, Display, Look, clock
 from bench.host.supervise import Stop, supervise
 from bench.matrix import Row
@@ -45,6 +45,7 @@ FREE_SPACE = "free space and run the same command again"
 @dataclass(frozen=True)
 class Outcome:
     row: Row
+    asked: tuple[CellShape, ...]
     result: Result
     path: Path
     seconds: float
@@ -67,16 +68,24 @@ class Summary:
     stopped_by: int | None = None
     """Number of the signal that ended it."""
 
-    def last_of_each_row(self) -> list[Outcome]:
-        return list({outcome.row.row: outcome for outcome in self.outcomes}.values())
+    def failed_rows(self) -> list[Row]:
+        """Rows with a cell, or an attempt, that ended badly and was not made good by a later attempt."""
+        last: dict[tuple[str, CellShape | None], Code] = {}
+        for outcome in self.outcomes:
+            status, cells = outcome.result.status, outcome.result.cells
+            explained = status.code in {cell.status.code for cell in cells}
+            last[outcome.row.row, None] = Code.OK if explained else status.code
+            for shape in outcome.asked:
+                last[outcome.row.row, shape] = code_of(shape, outcome.result) or Code.OK
+        failed = {row for (row, _), code in last.items() if code in FAILED}
+        return list({item.row.row: item.row for item in self.outcomes if item.row.row in failed}.values())
 
     def exit_code(self, plan: Plan) -> int:
         if self.stopped_by is not None:
             return 128 + self.stopped_by
-        failed = any(outcome.result.status.code in FAILED for outcome in self.last_of_each_row())
         damaged = bool(plan.having(Action.DAMAGED))
         hopeless = all(item.action in (Action.MISFIT, Action.UNSUPPORTED) for item in plan.decisions)
-        return int(failed or damaged or hopeless or self.broke_off is not None)
+        return int(bool(self.failed_rows()) or damaged or hopeless or self.broke_off is not None)
 
 
 class Campaign:
@@ -177,7 +186,7 @@ class Campaign:
         seconds = time.monotonic() - begun
         if result.status.code in record.HAS_NUMBERS:
             self.plan.estimates.learn(row, job.budget, job.cells, seconds)
-        return Outcome(row, result, job.attempt_dir / layout.RESULT, seconds)
+        return Outcome(row, decision.cells, result, job.attempt_dir / layout.RESULT, seconds)
 
     def _maybe_again(self, row: Row, outcome: Outcome) -> None:
         """Back to the end of the queue: a budget of several processes, cells that a crash left unmeasured,
