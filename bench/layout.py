@@ -25,6 +25,10 @@ LOG = "log.txt"
 EVENTS = "events.jsonl"
 IMAGES = "images"
 
+CHARTS = "charts"
+SUMMARIES = "summaries"
+"""Folders of ``analysis/``."""
+
 ATTEMPT = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
 
@@ -63,9 +67,6 @@ def root_of(path: Path) -> Path:
     return next((folder.parent for folder in (path, *path.parents) if folder.name in tops), path)
 
 
-def charts_dir(results: Path) -> Path:
-    return results / "analysis" / "charts"
-
-
-def summaries_dir(results: Path) -> Path:
-    return results / "analysis" / "summaries"
+def analysis_dir(results: Path) -> Path:
+    """Where ``fluxbench report`` writes unless told otherwise."""
+    return results / "analysis"

@@ -8,27 +8,25 @@ from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.matrix_table import (
+    gain_entry,
+    median_entry,
     memory_gb,
     quality_entry,
     quantile_entry,
     scope,
-    speedup_entry,
     stack_entry,
-    verdict_entry,
 )
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
-from bench.report.text import MISSING, interval
+from bench.report.text import MISSING
 
 COLUMNS = (
     Column("Use case", numeric=False),
     Column("Fastest stack", numeric=False, hint="Lowest supported median, one user, one image"),
-    Column("p50 (s)"),
-    Column("95 % CI (s)"),
+    Column("p50 (s)", hint="Median with its 95 % CI"),
     Column("n"),
     Column("Reference p50 (s)", hint="bf16, eager, SDPA, on the same host"),
-    Column("Speed-up", hint="Over the reference"),
-    Column("Verdict", numeric=False),
+    Column("Speed-up", hint="Over the reference; verdict and 95 % CI"),
     Column("Quality", numeric=False, hint="Against the reference: same prompts, same seeds"),
     Column("Memory peak (GB)"),
 )
@@ -47,6 +45,15 @@ class Answer:
     @property
     def stack(self) -> str:
         return names.stack(self.winner.row)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.winner.row.is_reference
+
+    @property
+    def quality(self) -> str:
+        entry = quality_entry(self.winner)
+        return ", ".join(part for part in (entry.text, entry.note, *entry.tags) if part)
 
 
 def answer(case: UseCase, gains: Gains) -> Answer | None:
@@ -72,14 +79,10 @@ def _entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
     return (
         words(case.title),
         stack_entry(answer.winner),
-        quantile_entry(latency.p50, latency),
-        Entry(interval(latency.p50.ci95)),
+        median_entry(latency),
         Entry(str(answer.cell.n), answer.cell.n),
         quantile_entry(reference.latency.p50, reference.latency) if reference else Entry(MISSING),
-        speedup_entry(
-            answer.gain.ratio if answer.gain else None, is_reference=answer.winner.row.is_reference
-        ),
-        verdict_entry(answer.gain),
+        gain_entry(answer.gain, is_reference=answer.is_reference),
         quality_entry(answer.winner),
         figure(memory_gb(answer.cell)),
     )

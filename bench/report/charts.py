@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from bench.report import names
 from bench.report.gains import Gains
@@ -20,14 +21,22 @@ from bench.report.pool import Measurement
 
 INK, MUTED, GRID, MARK, ACCENT, PAPER = "#1b1f24", "#59626d", "#d5dae1", "#8a94a0", "#0b62c4", "#ffffff"
 
-WIDTH = 460
+WIDTH = 560
+"""Pixels, labels included."""
 ROW_HEIGHT = 24
+CAPTIONS = 48
+"""Pixels for the axis below, or the legend above."""
 MOST_STACKS = 20
 """A chart shows the fastest; the table beside it shows all."""
 MOST_DOTS = 40
 """Requests drawn a stack: evenly spaced order statistics, smallest and largest among them."""
 
+LOG_FROM_RATIO = 3.0
+"""A wider range of latencies than this is drawn on a logarithmic axis."""
+
 Rows = list[dict[str, Any]]
+DATA = alt.NamedData("rows")
+"""Definitions name their data; ``Figure.vega_lite`` puts it in."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,13 @@ class Figure:
     """Its file name, without the ending."""
     title: str
     subtitle: str
-    vega_lite: dict[str, Any]
+    definition: Callable[[Rows], alt.TopLevelMixin]
+    data: Rows
+
+    def vega_lite(self) -> dict[str, Any]:
+        with debug_mode(False):  # Altair would check each part against its schema: ten times slower
+            specification = self.definition(self.data).to_dict(validate=False)
+        return specification | {"datasets": {"rows": self.data}}
 
 
 def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
@@ -53,9 +68,7 @@ def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
         name: str, title: str, data: Rows, draw: Callable[[Rows], alt.TopLevelMixin], least: int = 1
     ) -> Iterable[Figure]:
         if len(data) >= least:
-            yield Figure(
-                f"{stem}-{name}", f"{title}: {case.title}", where, draw(data).to_dict(validate=False)
-            )
+            yield Figure(f"{stem}-{name}", f"{title}: {case.title}", where, draw, data)
 
     return [
         *figure("latency", "Latency distribution", latency_rows(shown, best), latency),
@@ -146,8 +159,7 @@ def gain_rows(gains: Gains) -> Rows:
         bounds = layer.gain.ratio.interval()
         rows.append(
             {
-                "layer": f"{names.stack(layer.measurement.row)} (row {layer.measurement.row.row})",
-                "change": layer.change,
+                "layer": names.layer(layer.measurement.row, layer.parent.row),
                 "gain": layer.gain.ratio.value,
                 "low": bounds[0] if bounds else None,
                 "high": bounds[1] if bounds else None,
@@ -163,8 +175,12 @@ def gain_rows(gains: Gains) -> Rows:
 def latency(data: Rows) -> alt.TopLevelMixin:
     order = list(dict.fromkeys(row["stack"] for row in data))
     y = alt.Y("stack:N", sort=order, title=None)
-    x = alt.X("seconds:Q", title="seconds per request, one user, one image", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=data))
+    seconds = [value for row in data if (value := row.get("seconds"))]
+    wide = max(seconds) > LOG_FROM_RATIO * min(seconds)
+    title = "seconds per request, one user, one image" + (" (logarithmic)" if wide else "")
+    scale = alt.Scale(type="log" if wide else "linear", zero=False, padding=36)
+    x = alt.X("seconds:Q", title=title, scale=scale)
+    base = alt.Chart(DATA)
     dots = base.transform_filter("isValid(datum.seconds)").mark_tick(
         color=MARK, opacity=0.55, thickness=1.2, size=11
     )
@@ -187,7 +203,7 @@ def latency(data: Rows) -> alt.TopLevelMixin:
 def life(data: Rows) -> alt.TopLevelMixin:
     order = list(dict.fromkeys(row["stack"] for row in data))
     moments = ["warm-up, all requests", "first request", "steady request, p50"]
-    chart = alt.Chart(alt.Data(values=data)).mark_point(filled=True, size=70, opacity=1)
+    chart = alt.Chart(DATA).mark_point(filled=True, size=70, opacity=1)
     moment = alt.Scale(domain=moments, range=[MARK, INK, ACCENT])
     shape = alt.Scale(domain=moments, range=["square", "diamond", "circle"])
     legend = alt.Legend(title=None, orient="top")
@@ -203,7 +219,7 @@ def life(data: Rows) -> alt.TopLevelMixin:
 
 
 def memory(data: Rows) -> alt.TopLevelMixin:
-    points = alt.Chart(alt.Data(values=data)).mark_point(filled=True, size=75, opacity=0.9)
+    points = alt.Chart(DATA).mark_point(filled=True, size=75, opacity=0.9)
     return _themed(
         points.encode(
             x=alt.X("memory:Q", title="peak memory (GB)", scale=alt.Scale(zero=False, padding=12)),
@@ -218,7 +234,7 @@ def memory(data: Rows) -> alt.TopLevelMixin:
 def quality(data: Rows) -> alt.TopLevelMixin:
     """Up and left is better. The scale is linear near 0, where identical pictures are."""
     error = alt.Scale(type="symlog", constant=0.002, reverse=True, domainMin=0)
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart(DATA).encode(
         x=alt.X("p50:Q", title="p50, one user, one image (s)", scale=alt.Scale(zero=False, padding=16)),
         y=alt.Y("error:Q", title="relative latent error, upwards is closer", scale=error),
         color=_accented("best"),
@@ -228,12 +244,12 @@ def quality(data: Rows) -> alt.TopLevelMixin:
 
 
 def gain_bars(data: Rows) -> alt.TopLevelMixin:
-    base = alt.Chart(alt.Data(values=data))
+    base = alt.Chart(DATA)
     y = alt.Y("layer:N", sort=None, title=None)
-    one = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x="one:Q")
+    one = base.mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(1))
     colour = _accented("faster")
-    text = base.mark_text(align="left", dx=9, dy=-8, fontSize=10).encode(
-        x="gain:Q", y=y, text="change:N", color=alt.value(MUTED)
+    text = base.mark_text(align="left", dx=9, dy=-8, fontSize=11, fontWeight=600).encode(
+        x="gain:Q", y=y, text=alt.Text("gain:Q", format=".2f"), color=colour
     )
     return _themed(
         alt.layer(
@@ -250,7 +266,7 @@ def gain_bars(data: Rows) -> alt.TopLevelMixin:
             ),
             text,
         ),
-        height=(ROW_HEIGHT + 8) * len(data),
+        height=ROW_HEIGHT * len(data),
     )
 
 
@@ -261,8 +277,9 @@ def _accented(field: str) -> alt.Color:
 def _themed(chart: Any, height: int) -> alt.TopLevelMixin:
     font = "Liberation Sans, Arial, Helvetica, sans-serif"
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
+    fit = alt.AutoSizeParams(type="fit", contains="padding")
     return (
-        chart.properties(width=WIDTH, height=max(height, 60))
+        chart.properties(width=WIDTH, height=max(height, 60) + CAPTIONS, autosize=fit)
         .configure(font=font, background=PAPER, aria=False)
         .configure_view(stroke=None)
         .configure_axis(**axis, labelFontSize=11, titleFontSize=11, titleFontWeight=400, labelLimit=260)

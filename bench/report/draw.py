@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench.record import write_atomically
 from bench.report.charts import ACCENT, GRID, INK, MARK, MUTED, PAPER, Figure
@@ -32,20 +31,19 @@ def draw(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
     """Writes each figure's SVG and PNG; name -> SVG. A chart takes about a tenth of a second, so several
     processes share them."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [figure.name for figure in figures]
     with ProcessPoolExecutor() as pool:
-        drawn = pool.map(partial(_draw, folder), names, [figure.vega_lite for figure in figures], chunksize=4)
-        return dict(zip(names, drawn, strict=True))
+        drawn = pool.map(partial(_draw, folder), figures, chunksize=4)
+        return {figure.name: svg for figure, svg in zip(figures, drawn, strict=True)}
 
 
-def _draw(folder: Path, name: str, vega_lite: dict[str, Any]) -> str:
+def _draw(folder: Path, figure: Figure) -> str:
     import vl_convert
     from PIL import Image
 
-    svg = shortened(vl_convert.vegalite_to_svg(vega_lite))
-    write_atomically(folder / f"{name}.svg", svg + "\n")
+    svg = shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))
+    write_atomically(folder / f"{figure.name}.svg", svg + "\n")
     image = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=PNG_SCALE)))
-    image.convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE).save(folder / f"{name}.png")
+    image.convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE).save(folder / f"{figure.name}.png")
     return svg
 
 

@@ -5,8 +5,9 @@ Pure: from measurements to a table that knows neither Markdown nor HTML.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench import config
-from bench.compare import Ratio
 from bench.quality import Closeness
 from bench.record import HAS_NUMBERS, Code, Distribution, Quantile
 from bench.report import names
@@ -14,14 +15,14 @@ from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.pool import Measurement, PooledCell, Shape
 from bench.report.table import Column, Entry, Line, Table, figure
-from bench.report.text import MISSING, interval, number, percent, plural, quantile, ratio
+from bench.report.text import MISSING, interval, number, percent, quantile, ratio
 from bench.verdicts import Verdict
 
 MATRIX = (
     Column("Concurrent Users", hint="Each sends its next request when the last one returned"),
     Column("Images", hint="Per request, as one batch"),
     Column("p25 (s)", hint="A quarter of the requests took at most this long"),
-    Column("p50 (s)", hint="Median latency from scheduled to decoded image: queueing included"),
+    Column("p50 (s)", hint="Median latency, scheduled to decoded image, queueing included; with 95 % CI"),
     Column("p90 (s)", hint="Nine requests in ten took at most this long; needs n of 36"),
     Column("p99 (s)", hint="99 requests in 100 took at most this long; needs n of 368"),
     Column("Avg (s)", hint="Arithmetic mean"),
@@ -32,11 +33,12 @@ MATRIX = (
 
 BESIDE = (
     Column("n", hint="Steady requests; warm-up is left out"),
-    Column("95 % CI of p50 (s)"),
     Column("Images/s", hint="Images delivered over the steady window"),
     Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
-    Column("Speed-up", hint="Median of the reference over this median, same host and same cell"),
-    Column("Verdict", numeric=False, hint="From the interval of the speed-up; Holm-corrected"),
+    Column("Speed-up", hint="Median of the reference over this median, same host and cell, with 95 % CI"),
+    Column(
+        "Verdict", numeric=False, hint="From the interval of the speed-up, corrected for many comparisons"
+    ),
     Column(
         "Quality", numeric=False, hint="Tier and PSNR of the same prompts and seeds against the reference"
     ),
@@ -104,20 +106,20 @@ def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tupl
     memory = memory_gb(cell)
     return (
         *shape_entries(shape),
-        *(quantile_entry(value, latency) for value in (latency.p25, latency.p50, latency.p90, latency.p99)),
+        quantile_entry(latency.p25, latency),
+        median_entry(latency),
+        quantile_entry(latency.p90, latency),
+        quantile_entry(latency.p99, latency),
         figure(latency.mean),
         figure(cell.utilisation.gpu_busy_avg_percent, percent(cell.utilisation.gpu_busy_avg_percent)),
         figure(memory, note="process" if memory and cell.memory.used_peak_gb is None else ""),
         Entry(
             str(cell.n),
             cell.n,
-            note=plural(len(cell.runs), "process", "processes") if len(cell.runs) > 1 else "",
+            note=f"{len(cell.runs)} processes" if len(cell.runs) > 1 else "",
         ),
-        Entry(interval(latency.p50.ci95)),
         figure(cell.throughput_images_per_s),
-        figure(cell.batch_efficiency),
-        speedup_entry(gain.ratio if gain else None, is_reference=measurement.row.is_reference),
-        verdict_entry(gain),
+        gain_entry(gain, is_reference=measurement.row.is_reference),
         quality_entry(measurement),
         status_entry(cell.code),
     )
@@ -139,6 +141,12 @@ def quantile_entry(value: Quantile, latency: Distribution) -> Entry:
     return Entry(quantile(value, latency), value.value if value.supported else None)
 
 
+def median_entry(latency: Distribution) -> Entry:
+    """The p50 with its interval below."""
+    note = f"CI {interval(latency.p50.ci95)}" if latency.p50.supported and latency.p50.ci95 else ""
+    return replace(quantile_entry(latency.p50, latency), note=note)
+
+
 def memory_gb(cell: PooledCell) -> float | None:
     """Peak on the device, or of the process where there is no device."""
     return (
@@ -146,18 +154,14 @@ def memory_gb(cell: PooledCell) -> float | None:
     )
 
 
-def speedup_entry(gain: Ratio | None, *, is_reference: bool = False) -> Entry:
+def gain_entry(gain: Gain | None, *, is_reference: bool = False) -> Entry:
+    """``1.35× FASTER`` with the interval below."""
     if gain is None:
         return Entry("1" if is_reference else MISSING, 1.0 if is_reference else None)
-    bounds = gain.interval()
-    note = f"{ratio(bounds[0])}–{ratio(bounds[1])}" if bounds else gain.missing
-    return Entry(ratio(gain.value), gain.value, note=note)
-
-
-def verdict_entry(gain: Gain | None) -> Entry:
-    if gain is None:
-        return Entry(MISSING)
-    return Entry(gain.verdict, gain.verdict, strong=gain.verdict is Verdict.FASTER)
+    bounds = gain.ratio.interval()
+    note = f"CI {bounds[0]:.2f}–{bounds[1]:.2f}" if bounds else f"no interval: {gain.ratio.missing}"
+    strong = gain.verdict is Verdict.FASTER
+    return Entry(f"{ratio(gain.ratio.value)} {gain.verdict}", gain.ratio.value, note=note, strong=strong)
 
 
 def quality_entry(measurement: Measurement) -> Entry:

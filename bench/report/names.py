@@ -58,6 +58,19 @@ def change(row: Row, parent: Row) -> str:
     return ", ".join(changed) or "nothing"
 
 
+def layer(row: Row, parent: Row) -> str:
+    """What the row adds, and to what: ``inductor on bf16``, ``bf16 for fp32``."""
+    changed = {axis: option for axis, option in row.stack.items() if option != parent.stack[axis]}
+    words = []
+    for axis, option in changed.items():
+        before = parent.stack[axis]
+        words.append(option if before == PLAIN.get(axis) else f"{option} for {before}")
+    base = [
+        option for axis, option in parent.stack.items() if option != PLAIN.get(axis) and axis not in changed
+    ]
+    return " + ".join(words) + (f" on {' + '.join(base)}" if base else "")
+
+
 def use_case(task: str, control: str) -> str:
     title = TASK_TITLES[task]
     return title if control == "none" else f"{title} + ControlNet {control}"

@@ -9,13 +9,12 @@ from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
     MATRIX,
     STACK,
+    gain_entry,
     memory_gb,
     quantile_entry,
     scope,
     shape_entries,
-    speedup_entry,
     stack_entry,
-    verdict_entry,
 )
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
@@ -26,7 +25,8 @@ def memory(section: Section, case: UseCase) -> Table:
     columns = (
         STACK,
         *MATRIX[:2],
-        Column("Images/s"),
+        Column("Images/s", hint="Images delivered over the steady window"),
+        Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
         Column("Memory avg (GB)", hint="Device memory in use, averaged over the steady window"),
         Column("Memory peak (GB)"),
         Column("Memory avg (%)", hint="Of the device"),
@@ -47,6 +47,7 @@ def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
         stack_entry(measurement),
         *shape_entries((cell.users, cell.images)),
         figure(cell.throughput_images_per_s),
+        figure(cell.batch_efficiency),
         figure(device.used_avg_gb),
         figure(peak, note="process" if peak and device.used_peak_gb is None else ""),
         figure(device.used_avg_percent, percent(device.used_avg_percent)),
@@ -169,8 +170,7 @@ def layers(section: Section, case: UseCase, gains: Gains) -> Table:
         Column("Change from parent", numeric=False),
         Column("Parent p50 (s)"),
         Column("p50 (s)"),
-        Column("Gain", hint="Parent's median over this one"),
-        Column("Verdict", numeric=False),
+        Column("Gain", hint="Parent's median over this one; verdict and 95 % CI"),
         Column("Interaction", hint="Gain here over the gain of the same change alone on the reference"),
     )
     lines = tuple(_layer_line(layer) for layer in gains.layers)
@@ -187,8 +187,7 @@ def _layer_line(layer: Layer) -> Line:
         stack_entry(layer.measurement),
         words(layer.change, note=f"parent: {names.stack(layer.parent.row)}"),
         *medians,
-        speedup_entry(layer.gain.ratio),
-        verdict_entry(layer.gain),
+        gain_entry(layer.gain),
         figure(crossed, ratio(crossed), note="not the product of its parts" if layer.interacts else ""),
     )
     return Line(entries)

@@ -1,14 +1,14 @@
 """Telemetry as curves a page can hold: at most ``config.TELEMETRY.curve_points`` points each.
 
-A point is the mean of its share of the samples; the peak printed beside a curve is that of the samples
-themselves. A sample without a value leaves a gap.
+A point is the mean of its share of the samples, over all GPUs; the peak printed beside a curve is the
+highest sample of any GPU. Where no sample has a value the curve has a gap.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,12 @@ class Quantity:
     scale: float = 1.0
     full: float | None = None
     """Value at the top of the drawing; None: the peak."""
-    total: bool = False
-    """Several GPUs are added up; otherwise averaged."""
 
 
 QUANTITIES = (
     Quantity("GPU busy", "%", "gpu_busy_percent", full=100),
-    Quantity("GPU memory used", "GB", "memory_used_bytes", 1 / BYTES_PER_GB, total=True),
-    Quantity("Power", "W", "power_w", total=True),
+    Quantity("GPU memory used", "GB", "memory_used_bytes", 1 / BYTES_PER_GB),
+    Quantity("Power", "W", "power_w"),
     Quantity("SM clock", "MHz", "sm_clock_mhz"),
     Quantity("Temperature", "°C", "temperature_c"),
     Quantity("CPU busy", "%", "cpu_percent", full=100),
@@ -61,6 +59,7 @@ class Band:
     name: str
     x: int
     width: int
+    measuring: bool
 
 
 @dataclass(frozen=True)
@@ -70,83 +69,66 @@ class Timeline:
     bands: tuple[Band, ...]
 
 
-Sample = dict[str, float]
-"""column -> value of one tick, over all GPUs; a column without a value is not in it. ``t`` always is."""
+Line = list[str]
+"""The fields of one sample of one GPU, as text."""
 
 
 def read(attempt: Path) -> Timeline | None:
-    """None where nothing was sampled. Raises ValueError or OSError for a file that is not telemetry."""
+    """None where nothing was sampled. Raises ValueError for a file that is not telemetry."""
     path = attempt / layout.TELEMETRY
     if not path.exists():
         return None
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        samples = _ticks(csv.DictReader(file))
-    if len(samples) < 2:
-        return None
-    start, end = samples[0]["t"], samples[-1]["t"]
-    curves = (curve(quantity, samples) for quantity in QUANTITIES)
-    return Timeline(
-        seconds=end - start,
-        curves=tuple(each for each in curves if each),
-        bands=_bands(attempt / layout.EVENTS, start, end),
-    )
+    try:
+        header, *lines = (line.split(",") for line in gzip.decompress(path.read_bytes()).decode().split())
+        start, end = float(lines[0][header.index("t")]), float(lines[-1][header.index("t")])
+        curves = [curve(quantity, header, lines) for quantity in QUANTITIES] if end > start else []
+        bands = _bands(attempt / layout.EVENTS, start, end) if end > start else ()
+    except (OSError, EOFError, zlib.error, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{path.name} or {layout.EVENTS} cannot be read: {error}") from error
+    return Timeline(end - start, tuple(each for each in curves if each), bands)
 
 
-def _ticks(rows: csv.DictReader[str]) -> list[Sample]:
-    """Lines of one moment (one a GPU) become one sample."""
-    by_time: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        by_time.setdefault(row["t"], []).append(row)
-    samples = []
-    for moment, lines in by_time.items():
-        sample = {"t": float(moment)}
-        for quantity in QUANTITIES:
-            values = [float(line[quantity.column]) for line in lines if line[quantity.column]]
-            if values:
-                sample[quantity.column] = sum(values) if quantity.total else sum(values) / len(values)
-        samples.append(sample)
-    return samples
-
-
-def curve(quantity: Quantity, samples: Sequence[Sample]) -> Curve | None:
-    """None where no sample has the quantity."""
-    values = [sample[quantity.column] * quantity.scale for sample in samples if quantity.column in sample]
+def curve(quantity: Quantity, header: Sequence[str], lines: Sequence[Line]) -> Curve | None:
+    """None where no sample has the quantity. ``header`` names the fields of each line."""
+    moment, column = header.index("t"), header.index(quantity.column)
+    values = [float(line[column]) * quantity.scale for line in lines if line[column]]
     if not values:
         return None
-    top = quantity.full or max(values) or 1.0
-    start = samples[0]["t"]
-    span = samples[-1]["t"] - start
+    start, end = float(lines[0][moment]), float(lines[-1][moment])
+    peak = max(values)
+    top = quantity.full or peak or 1.0
     segments: list[list[str]] = [[]]
-    for bucket in _buckets(samples, config.TELEMETRY.curve_points):
-        present = [sample for sample in bucket if quantity.column in sample]
+    for bucket in _buckets(lines, config.TELEMETRY.curve_points):
+        present = [(float(line[moment]), float(line[column])) for line in bucket if line[column]]
         if not present:
             segments.append([])
             continue
-        x = WIDTH * (sum(sample["t"] for sample in present) / len(present) - start) / span
-        mean = quantity.scale * sum(sample[quantity.column] for sample in present) / len(present)
-        segments[-1].append(f"{x:.0f},{HEIGHT * (1 - min(mean / top, 1)):.0f}")
+        x = (sum(t for t, _ in present) / len(present) - start) / (end - start)
+        y = quantity.scale * sum(value for _, value in present) / len(present) / top
+        segments[-1].append(f"{WIDTH * x:.0f},{HEIGHT * (1 - min(y, 1)):.0f}")
     return Curve(
         title=quantity.title,
         unit=quantity.unit,
         segments=tuple(" ".join(points) for points in segments if points),
         mean=sum(values) / len(values),
-        peak=max(values),
+        peak=peak,
     )
 
 
-def _buckets(samples: Sequence[Sample], most: int) -> list[Sequence[Sample]]:
+def _buckets(lines: Sequence[Line], most: int) -> list[Sequence[Line]]:
     """Consecutive shares of equal length, at most ``most``."""
-    size = -(-len(samples) // most)
-    return [samples[start : start + size] for start in range(0, len(samples), size)]
+    size = -(-len(lines) // most)
+    return [lines[start : start + size] for start in range(0, len(lines), size)]
 
 
 def _bands(events: Path, start: float, end: float) -> tuple[Band, ...]:
-    """The phases between their markers; one that never ended runs to the end of the drawing."""
+    """The phases between their markers; one that never ended runs to the end of the drawing. A kill may
+    have cut the last line."""
     if not events.exists():
         return ()
     opened: dict[str, float] = {}
     spans: list[tuple[str, float, float]] = []
-    for line in events.read_text(encoding="utf-8").splitlines():
+    for line in events.read_text(encoding="utf-8").split("\n")[:-1]:
         event = json.loads(line)
         if event["event"] == "begin":
             opened[event["phase"]] = event["t"]
@@ -157,4 +139,8 @@ def _bands(events: Path, start: float, end: float) -> tuple[Band, ...]:
     def x(moment: float) -> int:
         return round(WIDTH * (min(max(moment, start), end) - start) / (end - start))
 
-    return tuple(Band(name, x(begun), x(ended) - x(begun)) for name, begun, ended in spans)
+    return tuple(
+        Band(name, x(begun), x(ended) - x(begun), measuring=name.startswith("cell"))
+        for name, begun, ended in spans
+        if x(ended) > x(begun)
+    )

@@ -1,0 +1,131 @@
+"""The offline report: an index and a page per hardware, each one file that asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from bench import config
+from bench.record import write_atomically
+from bench.report import names, text, timeline
+from bench.report.charts import Figure
+from bench.report.draw import inline
+from bench.report.page import CaseView, Report, SectionView
+from bench.report.samples import Strip, strips
+from bench.report.timeline import Timeline
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class InlineFigure:
+    title: str
+    subtitle: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What a use case shows beside its tables."""
+
+    figures: tuple[InlineFigure, ...]
+    strips: tuple[Strip, ...]
+    timelines: tuple[tuple[str, Timeline | str], ...]
+    """(stack, telemetry of its newest attempt or why it cannot be read)"""
+
+
+def write(
+    report: Report, figures: Mapping[tuple[str, str], list[Figure]], svgs: Mapping[str, str], out: Path
+) -> Path:
+    """``figures`` by section and use case slug, ``svgs`` by figure name. Returns the index."""
+    environment = _environment(report)
+    for page in report.pages:
+        details = {
+            (view.section.slug, case.case.slug): _detail(
+                view, case, figures[view.section.slug, case.case.slug], svgs
+            )
+            for view in page.sections
+            for case in view.cases
+        }
+        html = environment.get_template("hardware.html.j2").render(page=page, details=details)
+        write_atomically(out / f"{page.hardware}.html", html)
+    index = out / "index.html"
+    write_atomically(index, environment.get_template("index.html.j2").render())
+    return index
+
+
+def _environment(report: Report) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": text.number,
+        "ratio": text.ratio,
+        "interval": text.interval,
+        "duration": text.duration,
+        "plural": text.plural,
+    }
+    environment.globals |= {
+        "report": report,
+        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),
+        "effect": config.COMPARISON.smallest_effect,
+        "tiers": ", ".join(tier.name for tier in config.QUALITY_TIERS),
+        "weights_notes": names.WEIGHTS_NOTES,
+        "width": timeline.WIDTH,
+        "height": timeline.HEIGHT,
+        "detail_of_machine": lambda view: list(machine(view)),
+    }
+    return environment
+
+
+def _detail(view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapping[str, str]) -> Detail:
+    return Detail(
+        figures=tuple(
+            InlineFigure(each.title, each.subtitle, inline(each.name, svgs[each.name])) for each in figures
+        ),
+        strips=strips(view.section, case.case),
+        timelines=tuple(_timelines(case)),
+    )
+
+
+def _timelines(case: CaseView) -> Iterator[tuple[str, Timeline | str]]:
+    for each in case.case.measurements:
+        found: Timeline | str | None
+        try:
+            found = timeline.read(each.attempts[-1].folder)
+        except ValueError as error:
+            found = str(error)
+        if found:
+            yield f"{names.stack(each.row)} (row {each.row.row})", found
+
+
+def machine(view: SectionView) -> Iterator[tuple[str, str]]:
+    """What the newest attempt recorded about where it ran."""
+    environment = view.environment
+    if environment is None:
+        return
+    for gpu in environment.gpus:
+        limit = f", power limit {text.number(gpu.power_limit_w)} W" if gpu.power_limit_w else ""
+        yield "GPU", f"{gpu.name}, {gpu.uuid}, {text.number(gpu.memory_total_gb)} GB{limit}"
+    yield "CPU", f"{environment.cpu_model}, {environment.cpu_count} CPUs"
+    yield "Memory", f"{text.number(environment.memory_total_gb)} GB"
+    told = {
+        "Driver": environment.driver,
+        "CUDA": environment.cuda,
+        "cuDNN": environment.cudnn,
+        "NCCL": environment.nccl,
+        "Python": environment.python,
+        "Image": environment.image_digest,
+        "Commit": environment.git_commit,
+        "Packages": ", ".join(f"{name} {version}" for name, version in environment.packages.items()),
+        "Variables": ", ".join(f"{name}={value}" for name, value in environment.variables.items()),
+    }
+    yield from ((name, value) for name, value in told.items() if value)
