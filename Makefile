@@ -14,6 +14,9 @@ RESULTS ?= results
 BIN := .venv/bin
 FLUXBENCH := $(BIN)/fluxbench
 INSTALLED := .venv/installed
+DEVELOPMENT := .venv/installed-development
+# Bytecode is compiled when a module is first imported: most of what is installed never is.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS)
 
 .DELETE_ON_ERROR:
@@ -28,9 +31,13 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "fluxbench needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[run,report,dev]'
+	$(PIP_INSTALL) $(TORCH)
+	$(PIP_INSTALL) --editable '.[run,report]'
 	@echo '$(TORCH)' > $@
+
+$(DEVELOPMENT): $(INSTALLED)
+	$(PIP_INSTALL) --editable '.[run,report,dev]'
+	@touch $@
 
 demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes
 	$(FLUXBENCH) demo
@@ -38,7 +45,7 @@ demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, und
 test: lint browser ## what proves that the bench works
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)
+lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -58,12 +65,12 @@ report: $(INSTALLED) ## results/ -> tables, charts, HTML
 overhead: $(INSTALLED) ## what measuring itself costs
 	$(FLUXBENCH) overhead
 
-bench-self: $(INSTALLED) ## how fast the bench's own commands are
+bench-self: $(DEVELOPMENT) ## how fast the bench's own commands are
 	$(BIN)/python tests/bench_self.py
 
 # The browser test opens the report in Chromium. As root on Debian it is installed; elsewhere the test
 # says that it was skipped and why.
-browser: $(INSTALLED)
+browser: $(DEVELOPMENT)
 	@if command -v chromium >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing Chromium for the browser test"; \
