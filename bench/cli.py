@@ -423,3 +423,41 @@ def demo() -> None:
     from bench.demo import run
 
     sys.exit(run(click.echo))
+
+
+@main.command()
+@click.argument("row_id", metavar="ROW", required=False)
+@matrix_option
+@click.option(
+    "--weights",
+    type=click.Choice(["hub", "synthetic", "tiny"]),
+    help="Default: tiny for rows of the tiny model, else synthetic.",
+)
+@click.option(
+    "--pairs", type=click.IntRange(min=6), default=40, show_default=True, help="Requests, each twice."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the JSON goes. Default: only printed.",
+)
+def overhead(
+    row_id: str | None, matrix_path: Path, weights: str | None, pairs: int, output: Path | None
+) -> None:
+    """What measuring costs: a row with and without load generator and telemetry.
+
+    Without ROW: the reference on this machine's GPU, else the tiny baseline on its CPU. Exits 1 above 0.5 %.
+    """
+    from bench.host.command import here
+    from bench.record import write_atomically
+    from bench.runner.command import measure_overhead, usual_row
+
+    everything = read_rows(matrix_path)
+    row = find_row(everything, row_id, matrix_path) if row_id else usual_row(everything, here())
+    cost = measure_overhead(row, weights, pairs)
+    text = cost.model_dump_json(indent=1)
+    if output is not None:
+        write_atomically(output, text + "\n")
+    click.echo(text)
+    if not cost.holds:
+        raise click.ClickException(f"{row.label}: measuring costs more than {cost.limit_share:.1%}")

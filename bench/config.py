@@ -86,6 +86,8 @@ class TelemetryRule:
     """METHOD.md section 5."""
 
     hertz: float = 10.0
+    cpu_hertz: float = 5.0
+    """Without a GPU the sampler shares processors with what it watches, and has less to see."""
     slowdown_bits: int = 0x8 | 0x20 | 0x40 | 0x80
     """NVML clock event reasons: hardware slowdown, thermal slowdowns, power brake."""
     power_cap_bit: int = 0x4

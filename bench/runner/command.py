@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import layout
 from bench.config import BUDGETS
+from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
 from bench.record import Cell, Code, Result
 from bench.runner.job import Job
 from bench.runner.load import Load
+
+if TYPE_CHECKING:
+    from bench.runner.overhead import Overhead
 
 OK_EXIT = 0
 STATUS_EXIT = 3
@@ -50,6 +56,21 @@ def run_here(job: Job, *, keep_log: bool) -> int:
     result = row.run(job)
     print(summary(result, job.attempt_dir))
     return OK_EXIT if result.status.code is Code.OK else STATUS_EXIT
+
+
+def usual_row(rows: Sequence[Row], gpus: Sequence[Gpu]) -> Row:
+    """The plainest row that this machine fits: the reference on its GPU, else the tiny one on its CPU."""
+    plain = [row for row in rows if row.use_case == ("txt2img", "none")]
+    with_gpu = [row for row in plain if row.gpu and row.is_reference and misfit(row, gpus) is None]
+    return (with_gpu or [row for row in plain if row.gpu is None and row.is_baseline])[0]
+
+
+def measure_overhead(row: Row, weights: str | None, pairs: int) -> Overhead:
+    from bench.runner.overhead import measure
+
+    _log_to(None)
+    weights = weights or ("tiny" if row.model == "tiny" else "synthetic")
+    return measure(Job(row, weights, BUDGETS["quick"], cells=((1, 1),), attempt_dir=Path()), pairs)
 
 
 def summary(result: Result, attempt_dir: Path) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -36,6 +36,9 @@ from bench.runner.job import Job
 from bench.runner.telemetry import Telemetry
 from bench.runner.window import add_batch_efficiency, stability
 
+if TYPE_CHECKING:
+    from bench.runner.server import Server
+
 log = logging.getLogger(__name__)
 
 QUANTISING = ("quantization", "text_encoder")
@@ -47,7 +50,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def run(job: Job) -> record.Result:
     """Every way out of here, but for SIGKILL, leaves the final result.json; finished cells are in it."""
     job.attempt_dir.mkdir(parents=True, exist_ok=True)
-    diary = Diary(job.attempt_dir, _opening(job))
+    diary = Diary(job.attempt_dir, opening(job))
     with _interruptible() as ignore_signals:
         try:
             _live(job, diary)
@@ -62,6 +65,17 @@ def run(job: Job) -> record.Result:
 
 
 def _live(job: Job, diary: Diary) -> None:
+    with serving(job, diary) as server:
+        for users, images in job.cells:
+            diary.finish(server.cell(users, images))
+        if job.quality and any(cell.latency for cell in diary.result.cells):
+            with diary.phase("quality"):
+                server.save_quality()
+
+
+@contextmanager
+def serving(job: Job, diary: Diary) -> Iterator[Server]:
+    """From an idle machine to a pipeline with every option applied."""
     row, result = job.row, diary.result
     with diary.phase("idle"):
         gpus = _claim(row)
@@ -88,11 +102,7 @@ def _live(job: Job, diary: Diary) -> None:
             server.apply(axis for axis in AXES if axis in QUANTISING)
         with diary.phase("apply"):
             server.apply(axis for axis in AXES if axis not in QUANTISING)
-        for users, images in job.cells:
-            diary.finish(server.cell(users, images))
-        if job.quality and any(cell.latency for cell in result.cells):
-            with diary.phase("quality"):
-                server.save_quality()
+        yield server
 
 
 def _claim(row: Row) -> list[Gpu]:
@@ -108,7 +118,7 @@ def _claim(row: Row) -> list[Gpu]:
     return gpus
 
 
-def _opening(job: Job) -> record.Result:
+def opening(job: Job) -> record.Result:
     """What is known before anything has happened."""
     ingredients = identity.ingredients(job.weights)
     return record.Result(

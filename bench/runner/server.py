@@ -55,7 +55,7 @@ class Server:
             self._free_memory()
             first_of_batch = images not in self.warmups
             if first_of_batch:
-                self._warm_up(images)
+                self.warm_up(images)
             cell = self._measured(users, images)
             cell.warmup_seconds = self.warmups[images].seconds if first_of_batch else []
             return cell
@@ -65,7 +65,7 @@ class Server:
             log.error("%s, cell %dx%d", self.job.row.label, users, images, exc_info=error)
             return record.Cell(users=users, images=images, status=judge.status_of(error))
 
-    def _warm_up(self, images: int) -> None:
+    def warm_up(self, images: int) -> None:
         """At the exact shape, until it has settled or ``config.WARMUP`` gives up."""
         seconds: list[float] = []
         compiled: list[bool] = []
@@ -121,10 +121,7 @@ class Server:
         self._reset_peak_memory()
         with self.diary.phase(f"cell {users}x{images}"):
             for request in self.job.load.start(partial(self.serve, images), users):
-                output, stages = request.output
-                require_valid(self.job.row, output, images)
-                served.append(request.keeping(stages))
-                self._note(users, images, served)
+                served.append(self.keep_books(request, users, images))
                 if len(served) <= users:
                     continue  # the first round: its users did not queue yet
                 latencies.append(request.latency_seconds)
@@ -146,26 +143,29 @@ class Server:
         synchronise(self.device)
         return output, clock.seconds()
 
-    def save_quality(self) -> None:
-        """Latents and images of the fixed quality prompts; ``fluxbench quality`` computes from the files."""
-        for request in self.manifest.quality_requests():
-            output = tasks.generate(self.pipe, self.job.row, request, latents=True)
-            require_valid(self.job.row, output, images=1)
-            self.diary.keep_picture(request.id, output.images[0], output.latents)
-
-    def _note(self, users: int, images: int, served: list[Served[Stages]]) -> None:
-        request = served[-1]
+    def keep_books(self, request: Served[tuple[Output, Stages]], users: int, images: int) -> Served[Stages]:
+        """Refuses what is no picture, writes the request down and forgets the pictures."""
+        output, stages = request.output
+        require_valid(self.job.row, output, images)
         if self.diary.result.first_request_seconds is None:
             self.diary.result.first_request_seconds = request.latency_seconds
         self.diary.request(
             cell=f"{users}x{images}",
             index=request.index,
             user=request.user,
-            first_round=len(served) <= users,
+            counted=request.index >= users,
             queue_seconds=round(request.queue_seconds, 6),
             service_seconds=round(request.service_seconds, 6),
-            stages={name: round(seconds, 6) for name, seconds in request.output.items()},
+            stages={name: round(seconds, 6) for name, seconds in stages.items()},
         )
+        return request.keeping(stages)
+
+    def save_quality(self) -> None:
+        """Latents and images of the fixed quality prompts; ``fluxbench quality`` computes from the files."""
+        for request in self.manifest.quality_requests():
+            output = tasks.generate(self.pipe, self.job.row, request, latents=True)
+            require_valid(self.job.row, output, images=1)
+            self.diary.keep_picture(request.id, output.images[0], output.latents)
 
     def _profiled(self, images: int = 1, **options: Any) -> Any:
         """What ``verify`` calls as ``session.run(steps=1)``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+
+import psutil
 
 from bench import record
 from bench.config import TELEMETRY
@@ -65,10 +67,10 @@ class Telemetry:
     def __init__(self, attempt_dir: Path, gpu_uuids: Sequence[str], pid: int) -> None:
         self._path = attempt_dir / "telemetry.csv"
         gpus = chain.from_iterable(("--gpu", uuid) for uuid in gpu_uuids)
+        hertz = TELEMETRY.hertz if gpu_uuids else TELEMETRY.cpu_hertz
         self._command = [sys.executable, "-P", sampler.__file__, str(self._path)]
-        self._command += ["--pid", str(pid), "--hertz", str(TELEMETRY.hertz), *gpus]
+        self._command += ["--pid", str(pid), "--hertz", str(hertz), *gpus]
         self._process: subprocess.Popen[bytes] | None = None
-        self._file: TextIO | None = None
         self._unread = 0
 
     def __enter__(self) -> Telemetry:
@@ -83,16 +85,30 @@ class Telemetry:
         if process is None or process.stdin is None:
             return
         process.stdin.close()
+        self.resume()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
 
+    def pause(self) -> None:
+        """Not one instruction more until ``resume``; how ``overhead`` compares with and without."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
     @property
-    def pid(self) -> int:
+    def cpu_seconds(self) -> float:
+        """Processor time that the sampling process has used so far; raises when it has died."""
         if self._process is None:
             raise RuntimeError("telemetry has not started")
-        return self._process.pid
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def window(self, begin: float, end: float) -> list[Sample]:
         """Samples of ``[begin, end]`` in unix seconds. Windows are asked for in order of time."""
