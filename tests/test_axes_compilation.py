@@ -1,0 +1,135 @@
+"""torch.compile on a real pipeline: graphs are counted, and a compile that did not happen is NotApplied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from bench.axes import AXES
+from bench.axes.compilation import graphs_compiled
+from bench.axes.option import NotApplied, Session, Unavailable
+from bench.matrix import Row
+
+INDUCTOR = AXES["compilation"]["inductor"]
+
+
+@pytest.fixture
+def make_session(make_row: Callable[..., Row], tiny_weights: Any) -> Iterator[Callable[..., Session]]:
+    """A loaded row in which nothing is compiled yet; its ``run`` takes ``images`` too."""
+    import torch
+
+    from bench.runner import models, tasks
+
+    def make(**changes: Any) -> Session:
+        row = make_row(compilation="inductor", **changes)
+        pipe = models.load(row, "tiny", "cpu").pipe
+        manifest = tasks.manifest(row, "tiny")
+
+        def run(steps: int = 1, images: int = 1) -> Any:
+            return tasks.generate(pipe, row, manifest.request(0, images), steps=steps)
+
+        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield make
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.fixture
+def session(make_session: Callable[..., Session]) -> Session:
+    """With a ControlNet, whose blocks diffusers alone would leave uncompiled."""
+    return make_session(control="canny")
+
+
+@pytest.fixture
+def only_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured, guarded and counted as ever, then run as they are: inductor's C++ compiler takes
+    ten seconds a graph and is put to work in one test only."""
+    import torch._inductor.compile_fx
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", lambda graph, _inputs, **_: graph.forward)
+
+
+def test_inductor_compiles_the_blocks_and_paints_the_same_image(make_session: Callable[..., Session]) -> None:
+    import numpy as np
+
+    session = make_session()
+    eager = session.run().images
+    INDUCTOR.apply(session)
+    compiled = session.run().images
+    evidence = INDUCTOR.verify(session)
+    assert evidence["blocks"] == {"transformer": 4}
+    assert 2 <= evidence["graphs"] <= 3, "one graph a kind of block and layout, shared by all of them"
+    assert evidence["graph_breaks"] == 0
+    assert evidence["recompiles_after_warm_up"] == 0
+    assert np.abs(eager.astype(int) - compiled.astype(int)).max() <= 1
+
+
+def test_inductor_compiles_the_controlnet_and_each_batch_on_its_own(
+    session: Session, only_captured: None
+) -> None:
+    INDUCTOR.apply(session)
+    session.run()
+    evidence = INDUCTOR.verify(session)
+    assert evidence["blocks"] == {"transformer": 4, "controlnet": 1}
+    before = graphs_compiled()
+    session.run(images=2)
+    assert graphs_compiled() == 2 * before, "another batch is another static shape for each graph"
+    assert INDUCTOR.verify(session)["recompiles_after_warm_up"] == 0, "the first shape is still compiled"
+
+
+def test_inductor_counts_what_compiles_after_the_warm_up(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    import torch
+
+    session = make_session()
+    INDUCTOR.apply(session)
+    session.run()
+    torch._dynamo.reset()
+    assert INDUCTOR.verify(session)["recompiles_after_warm_up"] > 0
+
+
+def test_inductor_not_applied_is_not_applied(session: Session) -> None:
+    with pytest.raises(NotApplied, match="0 of 4 blocks of the transformer compiled"):
+        INDUCTOR.verify(session)
+
+
+def test_inductor_on_all_but_one_block_is_not_applied(session: Session) -> None:
+    INDUCTOR.apply(session)
+    session.pipe.transformer.single_transformer_blocks[1]._compiled_call_impl = None
+    with pytest.raises(NotApplied, match="3 of 4 blocks of the transformer compiled"):
+        INDUCTOR.verify(session)
+
+
+def test_blocks_that_are_marked_but_run_eagerly_are_not_applied(session: Session) -> None:
+    """As under TORCH_COMPILE_DISABLE: everything is set, nothing is compiled."""
+    import torch
+
+    INDUCTOR.apply(session)
+    with (
+        torch.compiler.set_stance("force_eager"),
+        pytest.raises(NotApplied, match="dynamo compiled no graph"),
+    ):
+        INDUCTOR.verify(session)
+
+
+def test_a_compiled_block_is_not_eager(session: Session) -> None:
+    assert AXES["compilation"]["none"].verify(session) == {"compiled_blocks": 0}
+    INDUCTOR.apply(session)
+    with pytest.raises(NotApplied, match="compilation none: 5 blocks are compiled"):
+        AXES["compilation"]["none"].verify(session)
+
+
+def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(Unavailable, match=r"row 1 .*needs a C\+\+ compiler.*g\+\+"):
+        INDUCTOR.apply(session)
