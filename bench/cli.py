@@ -418,6 +418,33 @@ def check(path: Path, matrix_path: Path) -> None:
 
 
 @main.command()
+@click.argument(
+    "results",
+    metavar="[RESULTS]",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("results"),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where everything is written. Default: RESULTS/analysis.",
+)
+@click.option("--readme", is_flag=True, help="Only renew the tables between the markers of README.md.")
+@click.option(
+    "--check", "only_check", is_flag=True, help="With --readme: write nothing, fail when they differ."
+)
+def report(results: Path, out: Path | None, readme: bool, only_check: bool) -> None:
+    """Render a results tree: Markdown tables, charts, and an offline HTML report. Runs nothing."""
+    from bench.report.command import render, renew_readme
+
+    if only_check and not readme:
+        raise click.UsageError("--check is about --readme")
+    if readme:
+        sys.exit(renew_readme(results, Path("README.md"), only_check, click.echo))
+    sys.exit(render(results, out, click.echo))
+
+
+@main.command()
 def demo() -> None:
     """A chosen campaign on the tiny FLUX, with its report: no GPU, no Docker, under ten minutes."""
     from bench.demo import run

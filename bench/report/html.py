@@ -18,6 +18,7 @@ from bench.report.samples import Strip, strips
 from bench.report.timeline import Timeline
 
 TEMPLATES = Path(__file__).parent / "templates"
+INDEX = "index.html"
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Detail:
 
 def write(
     report: Report, figures: Mapping[tuple[str, str], list[Figure]], svgs: Mapping[str, str], out: Path
-) -> Path:
-    """``figures`` by section and use case slug, ``svgs`` by figure name. Returns the index."""
+) -> list[Path]:
+    """``figures`` by section and use case slug, ``svgs`` by figure name. Returns the pages."""
     environment = _environment(report)
+    written = [out / INDEX]
+    write_atomically(written[0], environment.get_template("index.html.j2").render())
     for page in report.pages:
         details = {
             (view.section.slug, case.case.slug): _detail(
@@ -51,10 +54,9 @@ def write(
             for case in view.cases
         }
         html = environment.get_template("hardware.html.j2").render(page=page, details=details)
-        write_atomically(out / f"{page.hardware}.html", html)
-    index = out / "index.html"
-    write_atomically(index, environment.get_template("index.html.j2").render())
-    return index
+        written.append(out / f"{page.hardware}.html")
+        write_atomically(written[-1], html)
+    return written
 
 
 def _environment(report: Report) -> jinja2.Environment:

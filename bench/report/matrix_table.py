@@ -34,11 +34,7 @@ MATRIX = (
 BESIDE = (
     Column("n", hint="Steady requests; warm-up is left out"),
     Column("Images/s", hint="Images delivered over the steady window"),
-    Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
-    Column("Speed-up", hint="Median of the reference over this median, same host and cell, with 95 % CI"),
-    Column(
-        "Verdict", numeric=False, hint="From the interval of the speed-up, corrected for many comparisons"
-    ),
+    Column("Speed-up", hint="Median of the reference over this one, same host and cell; verdict and 95 % CI"),
     Column(
         "Quality", numeric=False, hint="Tier and PSNR of the same prompts and seeds against the reference"
     ),

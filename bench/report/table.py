@@ -43,6 +43,11 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
 
+    def __post_init__(self) -> None:
+        for line in self.lines:
+            if len(line.entries) != len(self.columns):
+                raise ValueError(f"{self.title}: {len(line.entries)} entries, {len(self.columns)} columns")
+
 
 def words(text: str, **more: object) -> Entry:
     return Entry(text or MISSING, text or None, **more)  # type: ignore[arg-type]
