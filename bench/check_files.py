@@ -89,11 +89,11 @@ def _request_faults(folder: Path, result: Result) -> Iterator[str]:
 
 
 def _windows(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """cell -> latencies of its last window. A window that was discarded stands before it: each begins with
-    a first round, which no figure uses."""
+    """cell -> latencies of its last window. One that was discarded may stand before it: each begins with a
+    first round, which is not counted."""
     windows: dict[str, list[float]] = {}
     for line in lines:
-        if line["first_round"]:
+        if not line["counted"]:
             windows[line["cell"]] = []
         else:
             windows.setdefault(line["cell"], []).append(line["queue_seconds"] + line["service_seconds"])

@@ -18,10 +18,9 @@ spread is added to the interval instead. All values must come from one host; the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 from bench import config, stats
@@ -207,23 +206,3 @@ def geometric_mean(ratios: Sequence[Ratio]) -> Ratio:
         math.hypot(*(low for low, _ in reaches)) / unit, math.hypot(*(up for _, up in reaches)) / unit
     )
     return Ratio(log, (error,), added=math.fsum(ratio.added for ratio in ratios) / count)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one change bought, and all changes up to it."""
-
-    name: str
-    gain: Ratio
-    total: Ratio
-
-
-def layers(chain: Iterable[tuple[str, Side]], spread: float | None = None) -> list[Layer]:
-    """``chain`` is a row and its parents, root first; one layer per step from parent to child. The gains
-    multiply to the total."""
-    steps = list(chain)
-    root = steps[0][1]
-    return [
-        Layer(name, speedup(parent, child, spread), speedup(root, child, spread))
-        for (_, parent), (name, child) in pairwise(steps)
-    ]

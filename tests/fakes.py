@@ -235,9 +235,7 @@ def fake_result(
         fingerprint=fingerprint or fingerprint_of(row, made_of),
         ingredients=None if fingerprint else made_of,
         manifest_sha256=f"{zlib.crc32(repr((row.task, row.control, row.size)).encode()):08x}" * 8,
-        effective={axis: {"option": option, "fake": True} for axis, option in row.stack.items()}
-        if ran
-        else {},
+        effective={axis: {"fake evidence of": option} for axis, option in row.stack.items()} if ran else {},
         environment=fake_environment(row, host),
         phases=fake_phases(cells) if ran else [],
         warmup=fake_warmup(row, cells) if cells else None,
@@ -337,7 +335,7 @@ def write_requests(folder: Path, result: record.Result) -> None:
                     "cell": f"{cell.users}x{cell.images}",
                     "index": index,
                     "user": index % cell.users,
-                    "first_round": index < cell.users,
+                    "counted": index >= cell.users,
                     "queue_seconds": round(waited, 6),
                     "service_seconds": round(served, 6),
                     "stages": {"denoise": round(served * STEPS_SHARE, 6)},

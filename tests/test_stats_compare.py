@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -170,12 +171,11 @@ def test_a_geometric_mean_with_an_unmeasured_part_has_no_interval() -> None:
     assert mean.missing == "one process a side"
 
 
-def test_the_gains_of_layers_multiply_to_the_total() -> None:
-    chain = [("bf16", calm(5.25)), ("+fp8", calm(4.2, seed=1)), ("+inductor", calm(2.95, seed=2))]
-    layers = compare.layers(chain)
-    assert [layer.name for layer in layers] == ["+fp8", "+inductor"]
-    assert math.prod(layer.gain.value for layer in layers) == pytest.approx(layers[-1].total.value)
-    assert verdicts.verdict(layers[1].gain) is Verdict.FASTER
+def test_the_gains_from_parent_to_child_multiply_to_the_whole() -> None:
+    chain = [calm(5.25), calm(4.2, seed=1), calm(2.95, seed=2)]
+    steps = [compare.speedup(parent, child) for parent, child in pairwise(chain)]
+    whole = compare.speedup(chain[0], chain[-1])
+    assert math.prod(step.value for step in steps) == pytest.approx(whole.value)
 
 
 def test_changes_whose_gains_do_not_multiply_are_flagged() -> None:
