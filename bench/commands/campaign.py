@@ -1,0 +1,165 @@
+"""``fan-out``, ``bench`` and ``demo``: rows run here, each in a fresh process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.commands.options import (
+    choose_rows,
+    find_row,
+    matrix_option,
+    parse_cells,
+    read_rows,
+    tier_option,
+    where_option,
+)
+
+if TYPE_CHECKING:
+    from bench.config import BudgetName
+    from bench.matrix import Row
+
+
+def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What ``fan-out`` and ``bench`` have in common."""
+    options = (
+        matrix_option,
+        click.option(
+            "--weights",
+            type=click.Choice(["hub", "synthetic"]),
+            default="hub",
+            show_default=True,
+            help="For flux.1-dev rows: the real weights, or full-size random ones (speed and memory only). "
+            "Rows of the tiny model bring their own.",
+        ),
+        click.option(
+            "--budget",
+            type=click.Choice(["probe", "quick", "standard", "full"]),
+            default="quick",
+            show_default=True,
+            help="How many requests a cell: 3, 13, 36 in 2 processes, 368 (a true p99).",
+        ),
+        click.option(
+            "--cells",
+            default="1x1,1x4,4x1,4x4",
+            show_default=True,
+            callback=parse_cells,
+            help="users x images, in the order of measuring.",
+        ),
+        click.option(
+            "--results",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("results"),
+            show_default=True,
+            help="The results tree.",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="For one attempt. Default: four times the estimate and ten minutes.",
+        ),
+        click.option(
+            "--wait",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            metavar="SECONDS",
+            help="Wait this long for hardware that another fan-out holds, instead of refusing at once.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_campaign(
+    rows: Sequence[Row],
+    *,
+    weights: str,
+    budget: BudgetName,
+    cells: tuple[tuple[int, int], ...],
+    results: Path,
+    timeout: float | None,
+    wait: float,
+    dry_run: bool = False,
+    max_hours: float | None = None,
+    retry: bool = False,
+    again: bool = False,
+) -> None:
+    """Runs rows here and exits with the campaign's code."""
+    from rich.console import Console
+
+    from bench.config import BUDGETS
+    from bench.host.command import fan_out, here
+    from bench.host.fanout import Settings
+    from bench.host.gpus import GpuError
+    from bench.host.leases import Busy
+
+    settings = Settings(
+        results=results,
+        weights=weights,
+        budget=BUDGETS[budget],
+        cells=cells,
+        timeout_seconds=timeout,
+        max_hours=max_hours,
+        retry=retry,
+        again=again,
+    )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        sys.exit(fan_out(rows, settings, here(), console, dry_run=dry_run, wait_seconds=wait))
+    except (Busy, GpuError) as error:
+        raise click.ClickException(f"nothing was run: {error}") from None
+
+
+@click.command("fan-out")
+@where_option
+@tier_option
+@campaign_options
+@click.option(
+    "--max-hours", type=click.FloatRange(min=0, min_open=True), help="Start no row that ends later."
+)
+@click.option(
+    "--retry", is_flag=True, help="Also run again what failed in a way that would repeat (oom, ...)."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would run, in which order and how long; run nothing.")
+def fan_out_command(matrix_path: Path, where: str, tier: str, **asked: Any) -> None:
+    """Run rows one after another on this machine, most valuable first, each in a fresh process.
+
+    What is done here already is skipped and said so; Ctrl-C keeps every finished cell, and the same command
+    goes on from there. Exits 1 when a row failed.
+    """
+    run_campaign(choose_rows(matrix_path, where, tier), **asked)
+
+
+@click.command()
+@click.argument("row_id", metavar="ROW")
+@campaign_options
+def bench(row_id: str, matrix_path: Path, **asked: Any) -> None:
+    """Run one row here, again if it is done; attempts are pooled by the report."""
+    from bench.host.command import here
+    from bench.host.gpus import GpuError, misfit
+    from bench.host.words import misfit_advice
+    from bench.rules import refusals
+
+    everything = read_rows(matrix_path)
+    row = find_row(everything, row_id, matrix_path)
+    try:
+        gpus = here()
+    except GpuError as error:
+        raise click.ClickException(f"nothing was run: {error}") from None
+    if not refusals(row) and misfit(row, gpus):
+        raise click.ClickException(misfit_advice(row, everything, gpus))
+    run_campaign([row], again=True, **asked)
+
+
+@click.command()
+def demo() -> None:
+    """A chosen campaign on the tiny FLUX, with its report: no GPU, no Docker, under ten minutes."""
+    from bench.demo import run
+
+    sys.exit(run(click.echo))
