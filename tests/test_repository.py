@@ -94,6 +94,19 @@ def test_the_readme_names_modules_commands_and_targets_that_exist() -> None:
     assert set(re.findall(r"\bmake ([a-z][a-z-]+)", text)) - targets == set()
 
 
+def test_the_tables_of_the_readme_are_what_the_committed_results_say() -> None:
+    from click.testing import CliRunner
+
+    from bench.cli import main
+
+    if not (REPOSITORY / "results").exists():
+        pytest.skip("no results are committed yet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        done = CliRunner().invoke(main, ["report", "--readme", "--check"])
+    assert done.exit_code == 0, done.output
+
+
 def test_every_module_of_the_package_is_in_the_architecture_section() -> None:
     section = readme().split("## Architecture", 1)[1].split("\n## ", 1)[0]
     modules = {path.name for path in (REPOSITORY / "bench").iterdir() if path.suffix == ".py"}
