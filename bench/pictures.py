@@ -6,6 +6,7 @@ prompt. torch is needed only because numpy knows no bf16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,18 +39,31 @@ def prompts(attempt: Path) -> list[str]:
 
 
 def distance(attempt: Path, reference: Path, prompt: str) -> Distance:
-    """Raises ``PictureError`` where shapes differ or a file is broken."""
+    """Raises ``PictureError`` where shapes differ, a file is broken or a package is missing."""
     try:
-        images = [_image(folder, prompt) for folder in (attempt, reference)]
-        latents = [_latents(folder, prompt) for folder in (attempt, reference)]
+        images, latents = (
+            _pair(_image, attempt, reference, prompt),
+            _pair(_latents, attempt, reference, prompt),
+        )
+        return Distance(latent_relative_error(*latents), psnr_db(*images), ssim(*images))
+    except ImportError as error:
+        raise PictureError(f"{error}; pictures are compared with fluxbench[run] installed") from error
+
+
+def _pair(
+    read: Callable[[Path, str], np.ndarray], attempt: Path, reference: Path, prompt: str
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        ours, theirs = read(attempt, prompt), read(reference, prompt)
+    except ImportError:
+        raise
     except Exception as error:  # Pillow and safetensors raise their own kinds for a damaged file
         raise PictureError(f"prompt {prompt} of {attempt} or {reference} cannot be read: {error}") from error
-    for kind, (ours, theirs) in (("images", images), ("latents", latents)):
-        if ours.shape != theirs.shape:
-            raise PictureError(
-                f"{kind} of prompt {prompt} are {ours.shape} in {attempt} and {theirs.shape} in {reference}"
-            )
-    return Distance(latent_relative_error(*latents), psnr_db(*images), ssim(*images))
+    if ours.shape != theirs.shape:
+        raise PictureError(
+            f"prompt {prompt} has shape {ours.shape} in {attempt} and {theirs.shape} in {reference}"
+        )
+    return ours, theirs
 
 
 def latent_relative_error(latents: np.ndarray, reference: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,11 @@ def test_a_missing_prompt_or_damaged_picture_is_told_and_nothing_written(tree: P
     assert "p1" in outcomes["3"].message
     assert "p2" in outcomes["4"].message
     assert not (three / "quality.json").exists()
+
+
+def test_a_machine_without_torch_is_told_what_to_install(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert "fluxbench[run]" in judged(tree)["3"].message
 
 
 def test_pictures_of_another_size_are_not_compared(tree: Path) -> None:
