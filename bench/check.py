@@ -57,7 +57,8 @@ def result_faults(result: Result) -> Iterator[str]:
     cells = {(cell.users, cell.images): cell for cell in result.cells}
     if len(cells) < len(result.cells):
         yield "cells: one stands twice"
-    servers = max(1, _gpus(result)) if result.row.get("parallel") == "replicas" else 1
+    gpus = len(result.environment.gpus) if result.environment else 1
+    servers = gpus if result.row.get("parallel") == "replicas" else 1
     for shape, cell in cells.items():
         place = f"cells[{shape[0]}x{shape[1]}]"
         for sentence in check_cell.faults(cell, cells.get((1, 1)), servers):
@@ -68,21 +69,18 @@ def result_faults(result: Result) -> Iterator[str]:
         yield f"started_at: {result.started_at!r} is not a time in UTC"
 
 
-def _gpus(result: Result) -> int:
-    return len(result.environment.gpus) if result.environment else 0
-
-
 def _status_faults(result: Result) -> Iterator[str]:
     code, codes = result.status.code, [cell.status.code for cell in result.cells]
     if code is not Code.OK and not result.status.reason:
         yield f"status.reason: empty, although the status is {code}"
-    worst = min(codes, key=SERIOUSNESS.index, default=None)
-    if worst is None and code in HAS_NUMBERS:
-        yield f"status.code: {code} without a cell"
-    if worst is not None and SERIOUSNESS.index(code) > SERIOUSNESS.index(worst):
-        yield f"status.code: {code}, but a cell is {worst}"
-    if code in HAS_NUMBERS and result.cost is None:
-        yield f"cost: missing although the status is {code}"
+    if code in HAS_NUMBERS:  # another code is its own reason, whatever the cells say
+        worst = min(codes, key=SERIOUSNESS.index, default=None)
+        if worst is None:
+            yield f"status.code: {code} without a cell"
+        elif SERIOUSNESS.index(code) > SERIOUSNESS.index(worst):
+            yield f"status.code: {code}, but a cell is {worst}"
+        if result.cost is None:
+            yield f"cost: missing although the status is {code}"
     if HAS_NUMBERS.isdisjoint(codes):
         return
     for name in ("weights", "environment", "manifest_sha256", "warmup"):

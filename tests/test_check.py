@@ -196,6 +196,16 @@ def test_a_killed_attempt_may_end_in_half_a_line(tmp_path: Path) -> None:
     assert faults(tmp_path) == []
 
 
+def test_the_hosts_verdict_over_cells_that_were_not_reached_is_no_fault(tmp_path: Path) -> None:
+    reached = fake_cell(1, 1, n=8)
+    unreached = fake_cell(1, 4, code=record.Code.INTERRUPTED, reason="not reached")
+    for code in (record.Code.TIMEOUT, record.Code.CRASHED):
+        result = fake_result(ROW, cells=[reached, unreached], minutes=len(code))
+        status = record.Status(code=code, reason="the host says so")
+        write_attempt(tmp_path, result.model_copy(update={"status": status, "cost": None}))
+    assert faults(tmp_path) == []
+
+
 def test_an_attempt_without_a_result_is_a_fault(folder: Path) -> None:
     (folder / "result.json").unlink()
     assert faults(folder.parents[4]) == [f"{folder / 'result.json'}: missing; every attempt ends in one"]
