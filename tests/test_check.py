@@ -199,8 +199,8 @@ def test_a_killed_attempt_may_end_in_half_a_line(tmp_path: Path) -> None:
 def test_the_hosts_verdict_over_cells_that_were_not_reached_is_no_fault(tmp_path: Path) -> None:
     reached = fake_cell(1, 1, n=8)
     unreached = fake_cell(1, 4, code=record.Code.INTERRUPTED, reason="not reached")
-    for code in (record.Code.TIMEOUT, record.Code.CRASHED):
-        result = fake_result(ROW, cells=[reached, unreached], minutes=len(code))
+    for minute, code in enumerate((record.Code.TIMEOUT, record.Code.CRASHED)):
+        result = fake_result(ROW, cells=[reached, unreached], minutes=minute)
         status = record.Status(code=code, reason="the host says so")
         write_attempt(tmp_path, result.model_copy(update={"status": status, "cost": None}))
     assert faults(tmp_path) == []
