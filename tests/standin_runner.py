@@ -1,7 +1,7 @@
 """A runner without FLUX, for tests of the host: the same command line, files, signals and exit codes.
 
 STANDIN in the environment says what happens in a cell: ``1x4=segv,4x1=hang``. STANDIN_SECONDS is how long a
-cell takes.
+cell takes, STANDIN_FINGERPRINT what it says to have measured.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def main() -> int:
     folder = Path(asked.attempt_dir)
     signal.signal(signal.SIGTERM, on_sigterm)
     result = record.load(folder / layout.RESULT)
+    result.fingerprint = os.environ.get("STANDIN_FINGERPRINT", result.fingerprint)
     diary = Diary(folder, result)
     try:
         for text in asked.cells.split(","):

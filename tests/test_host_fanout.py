@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ import pytest
 from click.testing import CliRunner
 from fakes import fake_row
 from host_driver import STANDIN
+from host_faults import small_disk, small_memory
 from rich.console import Console
 
 from bench import identity, layout, record
 from bench.cli import main as cli
 from bench.config import CELLS, PROBE, QUICK, STANDARD
-from bench.host.attempt import BALLAST_BYTES
-from bench.host.campaign import FREE_DISK_BYTES
 from bench.host.command import fan_out
 from bench.host.fanout import Settings
 from bench.host.local import LocalExecutor
@@ -35,6 +34,8 @@ from bench.host.progress import LiveDisplay, Look
 from bench.matrix import Row
 from bench.matrix_file import dump
 from bench.record import Code, Result
+
+__all__ = ["small_disk", "small_memory"]  # fixtures
 
 DRIVER = str(Path(__file__).parent / "host_driver.py")
 ONE, FOUR = (1, 1), (1, 4)
@@ -170,6 +171,15 @@ def test_results_of_other_code_are_shown_as_stale_and_kept(
     _, said = run_rows(results, [cpu_row()])
     assert "stale results, shown as stale and not counted as done: row 1" in said
     assert len(saved(results)) == 2
+
+
+def test_code_that_changes_under_a_campaign_does_not_make_it_run_for_ever(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_FINGERPRINT", "0" * 64)
+    _, said = run_rows(results, [cpu_row()])
+    assert "its result is stale already" in said
+    assert len(saved(results)) == 1
 
 
 def test_a_budget_of_two_processes_starts_two_the_second_after_every_first(results: Path) -> None:
@@ -425,21 +435,6 @@ def test_two_fan_outs_share_the_gpus_of_a_machine_and_the_rows_of_a_campaign(
 # --- A full disk, a full memory ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system with little more room than an attempt may start with."""
-    if os.getuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    size = FREE_DISK_BYTES + 10 * BALLAST_BYTES
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
-    if mount.returncode:
-        pytest.skip("this container may not mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 def test_a_disk_that_fills_mid_row_ends_as_infra_and_loses_no_finished_cell(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,24 +462,6 @@ def test_a_campaign_does_not_start_a_row_on_a_full_disk(small_disk: Path) -> Non
     assert code == 1
     assert "MB free under" in said
     assert saved(small_disk / "results") == []
-
-
-@pytest.fixture
-def small_memory() -> Iterator[Path]:
-    """A control group of 300 MB. The kernel kills what grows beyond it."""
-    version1 = Path("/sys/fs/cgroup/memory")
-    version2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    group = (Path("/sys/fs/cgroup") if version2 else version1) / f"fluxbench-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / ("memory.max" if version2 else "memory.limit_in_bytes")).write_text("300000000")
-        swap = group / ("memory.swap.max" if version2 else "memory.memsw.limit_in_bytes")
-        if swap.exists():
-            swap.write_text("0" if version2 else "300000000")
-    except OSError as error:
-        pytest.skip(f"this container may not make control groups: {error}")
-    yield group
-    group.rmdir()
 
 
 def test_a_row_that_the_kernel_kills_for_memory_is_oom_and_its_other_cells_are_kept(

@@ -193,6 +193,11 @@ class Campaign:
         a retry that METHOD.md grants."""
         if self.settings.again or outcome.result.status.code in WHENEVER_ASKED:
             return
+        if outcome.result.fingerprint != self.wanting.fingerprint(row):
+            self.display.note(
+                f"{row.label}: code or packages changed while it ran; its result is stale already"
+            )
+            return
         decision = self.wanting.decide(row, self.wanting.past(row), retry=False)
         if decision.action is Action.RUN:
             self.queue.append(decision)
