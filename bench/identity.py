@@ -58,11 +58,12 @@ def packages() -> dict[str, str]:
 
 @cache
 def code_sha256(package: Path = Path(__file__).parent) -> str:
-    """Hash of the code that measures: ``bench/runner`` and ``bench/axes``. Editing a report, a chart or
-    the fan-out leaves results as fresh as they were."""
+    """Hash of the code that measures, and of the published configs it builds from: ``bench/runner`` and
+    ``bench/axes``. Editing a report, a chart or the fan-out leaves results as fresh as they were."""
     digest = hashlib.sha256()
     for folder in ("axes", "runner"):
-        for path in sorted((package / folder).rglob("*.py")):
+        sources = (path for path in (package / folder).rglob("*") if path.suffix in {".py", ".json"})
+        for path in sorted(sources):
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ VAE's convolutions in TF32.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -100,21 +101,35 @@ def _prediction_dtype(option: str, session: Session) -> str:
 
 
 def _float32_rounding(option: str, device: str) -> Evidence:
-    """How far a float32 product on this GPU is from the float64 one: it shows which arithmetic ran,
-    where the switches only show which was asked for. GPU only: no CPU has TF32."""
-    if device == "cpu":
-        return {}
+    """How far float32 products on this GPU are from float64 ones: that shows which arithmetic ran, where the
+    switches only show which was allowed. GPU only: no CPU has TF32, nor has a GPU before compute 8.0."""
     import torch
 
+    if device == "cpu" or torch.cuda.get_device_capability() < (8, 0):
+        return {}
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(512, 512, generator=generator).to(device) for _ in range(2))
-    exact = a.double() @ b.double()
-    error = ((a @ b - exact).norm() / exact.norm()).item()
-    is_tf32 = error > _TF32_ERROR
-    expected = _TF32_MATMUL_AND_CUDNN[option][0]
-    if is_tf32 != expected and (expected is False or torch.cuda.get_device_capability()[0] >= 8):
-        raise NotApplied(f"precision {option}: a float32 product on this GPU is off by {error:.1e}")
-    return {"float32_product_relative_error": error}
+
+    def draw(*shape: int) -> Any:
+        return torch.randn(shape, generator=generator).to(device)
+
+    errors = {
+        "matmul": _relative_error(torch.matmul, draw(512, 512), draw(512, 512)),
+        "cudnn": _relative_error(torch.nn.functional.conv2d, draw(1, 128, 64, 64), draw(128, 128, 3, 3)),
+    }
+    for (name, error), allowed in zip(errors.items(), _TF32_MATMUL_AND_CUDNN[option], strict=True):
+        # Where TF32 is allowed, a library may still choose not to use it.
+        if error > _TF32_ERROR and not allowed:
+            raise NotApplied(
+                f"precision {option}: {name} rounds float32 to TF32 (relative error {error:.1e})"
+            )
+    if option == "tf32" and errors["matmul"] < _TF32_ERROR:
+        raise NotApplied(f"precision tf32: matmul is exact to {errors['matmul']:.1e}, so TF32 did not run")
+    return {"float32_relative_error": errors}
+
+
+def _relative_error(product: Callable[[Any, Any], Any], a: Any, b: Any) -> float:
+    exact = product(a.double(), b.double())
+    return float((product(a, b) - exact).norm() / exact.norm())
 
 
 def _option(id: str, title: str, *, needs_gpu: bool = False) -> Option:
