@@ -19,7 +19,7 @@ from bench.host.history import Past
 from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide, may_retry
 from bench.host.words import misfit_advice, plan_lines, rows_text
 from bench.matrix import Row
-from bench.record import RETRIES, Code, Result
+from bench.record import RETRIES, Code, Result, Status
 
 ROW = fake_row(hardware="cpu")
 HOST = "cpu-0000000000000000"
@@ -110,6 +110,16 @@ def test_what_ended_a_row_is_tried_again_as_often_as_the_method_grants(code: Cod
 def test_a_row_still_unstable_after_its_retry_keeps_its_values() -> None:
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
     assert ask(*twice).action is Action.DONE
+
+
+def test_a_measured_row_stopped_before_its_pictures_runs_its_first_cell_for_them() -> None:
+    stopped = result().model_copy(update={"status": Status(code=Code.INTERRUPTED, reason="SIGTERM")})
+    decision = ask(stopped)
+    assert (decision.action, decision.cells) == (Action.RUN, CELLS[:1])
+    assert "pictures" in decision.reason
+    assert ask(stopped, result(seed=1)).action is Action.DONE
+    crashed = result().model_copy(update={"status": Status(code=Code.CRASHED, reason="SIGSEGV")})
+    assert ask(crashed).action is Action.DONE, "a crash would repeat; the numbers stand"
 
 
 def test_bench_runs_a_row_again_even_if_it_is_done() -> None:
@@ -232,8 +242,8 @@ def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path
     for row in rows[:300]:
         write_attempt(tmp_path, fake_result(row, n=13, budget="quick"), telemetry=False)
     settings = Settings(tmp_path, "synthetic", config.QUICK, CELLS)
-    begun = time.perf_counter()
+    begun = time.process_time()  # of a machine that others use as well
     plan = make_plan(rows, Wanting(settings, []))
     plan_lines(plan, config.QUICK, every_row=True)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
     assert len(plan.decisions) == 3000

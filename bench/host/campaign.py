@@ -24,7 +24,7 @@ from bench.host.fanout import Plan, Wanting
 from bench.host.gpus import Gpu, candidates
 from bench.host.leases import Lease
 from bench.host.local import Executor, Job
-from bench.host.plan import Action, CellShape, Decision, code_of
+from bench.host.plan import Action, CellShape, Decision, broke_off, code_of
 from bench.host.progress import AttemptWatch, Display, Look, clock
 from bench.host.supervise import Stop, supervise
 from bench.matrix import Row
@@ -72,11 +72,10 @@ class Summary:
         """Rows with a cell, or an attempt, that ended badly and was not made good by a later attempt."""
         last: dict[tuple[str, CellShape | None], Code] = {}
         for outcome in self.outcomes:
-            status, cells = outcome.result.status, outcome.result.cells
-            explained = status.code in {cell.status.code for cell in cells}
-            last[outcome.row.row, None] = Code.OK if explained else status.code
+            result = outcome.result
+            last[outcome.row.row, None] = result.status.code if broke_off(result) else Code.OK
             for shape in outcome.asked:
-                last[outcome.row.row, shape] = code_of(shape, outcome.result) or Code.OK
+                last[outcome.row.row, shape] = code_of(shape, result) or Code.OK
         failed = {row for (row, _), code in last.items() if code in FAILED}
         return list({item.row.row: item.row for item in self.outcomes if item.row.row in failed}.values())
 

@@ -21,7 +21,12 @@ REFERENCE_IMAGE_SECONDS = {"h100": 5.3, "a100": 11.0, "h200": 5.0}
 """One 1024 x 1024 image in 28 steps, bf16 eager, per GPU."""
 OTHER_GPU_SECONDS = 10.0
 TINY_IMAGE_SECONDS = 1.0
-"""128 x 128, 28 steps, on 2 CPU cores."""
+"""128 x 128, 28 steps, on 2 CPU cores in fp32."""
+TINY_HALF_FACTOR = 6.0
+"""How much longer bf16 and fp16 take on a CPU without arithmetic for them."""
+TINY_STEPS = 28
+QUALITY_IMAGES = {"flux.1-dev": 4, "tiny": 16}
+"""Pictures that a row saves at its end, one a request."""
 START_SECONDS = {"flux.1-dev": 60.0, "tiny": 12.0}
 """Start, load, verify and bookkeeping."""
 COMPILE_SECONDS = 60.0
@@ -60,11 +65,13 @@ class Estimates:
 def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> float:
     """Images to make times the time that one should take, and the row's start."""
     if row.model == "tiny":
-        image_seconds = TINY_IMAGE_SECONDS
+        full = row.precision in ("fp32", "tf32")
+        image_seconds = TINY_IMAGE_SECONDS * row.steps / TINY_STEPS * (1 if full else TINY_HALF_FACTOR)
     else:
         reference = REFERENCE_IMAGE_SECONDS.get(row.gpu or "", OTHER_GPU_SECONDS)
         image_seconds = reference * row.size * row.size * row.steps / REFERENCE_WORK / promise(row)
     images = sum((BUDGETS[budget].n_per_process + WARMUP.minimum + users) * batch for users, batch in cells)
+    images += QUALITY_IMAGES[row.model]
     batch_sizes = len({batch for _, batch in cells})
     compiling = COMPILE_SECONDS * batch_sizes if row.compilation != "none" else 0.0
     return START_SECONDS[row.model] + compiling + images * image_seconds

@@ -87,6 +87,9 @@ def decide(row: Row, past: Past, fingerprint: str, wanted: Wanted, misfit: str |
         last = enough[-1].status
         reason = f"{last.code} earlier: {last.reason or 'see its cells'}; --retry runs it again"
         return Decision(row, Action.SETTLED, reason, stale=stale)
+    if _pictures_missing(enough):
+        reason = f"measured, but {enough[-1].status.code} before its pictures were saved"
+        return Decision(row, Action.RUN, reason, wanted.cells[:1], stale=stale)
     return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
 
 
@@ -109,6 +112,13 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
     return Action.DONE if failed[-1] in HAS_NUMBERS else Action.SETTLED
 
 
+def _pictures_missing(attempts: Sequence[Result]) -> bool:
+    """Whether no attempt lived to its end, where the quality pictures are saved, and another one may."""
+    broken_off = [result.status.code for result in attempts if broke_off(result)]
+    all_broken = len(broken_off) == len(attempts)
+    return all_broken and may_retry(broken_off[-1], broken_off.count(broken_off[-1]))
+
+
 def _codes(cell: CellShape, attempts: Sequence[Result]) -> list[Code]:
     return [code for result in attempts if (code := code_of(cell, result)) is not None]
 
@@ -119,8 +129,13 @@ def code_of(cell: CellShape, result: Result) -> Code | None:
     codes = {(measured.users, measured.images): measured.status.code for measured in result.cells}
     if cell in codes:
         return codes[cell]
-    broke_off = result.status.code not in HAS_NUMBERS and result.status.code not in codes.values()
-    return result.status.code if broke_off else None
+    return result.status.code if broke_off(result) else None
+
+
+def broke_off(result: Result) -> bool:
+    """Whether the attempt ended of something that is no cell's own."""
+    codes = {cell.status.code for cell in result.cells}
+    return result.status.code not in HAS_NUMBERS and result.status.code not in codes
 
 
 def may_retry(code: Code, times: int) -> bool:
