@@ -135,14 +135,22 @@ def tail_level(rounds: int, confidence: float = config.CONFIDENCE) -> float:
     return float(ndtr(-t * math.sqrt(rounds / (rounds - 1)) * math.sqrt(3 / 2)))
 
 
-def resampled(values: Sequence[float], percentile: float, users: int) -> np.ndarray:
-    """The percentile of each bootstrap resample of rounds, ascending. The seed is fixed: the same values
-    always give the same interval, and ``fluxbench check`` recomputes it."""
+@lru_cache(maxsize=1)  # the percentiles of one cell are asked for one after another
+def _resamples(values: tuple[float, ...], users: int) -> np.ndarray:
+    """Bootstrap resamples of rounds, one a line, each ascending. The seed is fixed: the same values always
+    give the same interval, and ``fluxbench check`` recomputes it."""
     import numpy as np
 
     rounds = np.array(rounds_of(values, users))
     draws = np.random.default_rng(len(rounds)).integers(len(rounds), size=(RESAMPLES, len(rounds)))
-    samples = np.sort(rounds[draws].reshape(RESAMPLES, -1), axis=1)
+    return np.sort(rounds[draws].reshape(RESAMPLES, -1), axis=1)
+
+
+def resampled(values: Sequence[float], percentile: float, users: int) -> np.ndarray:
+    """The percentile of each bootstrap resample of rounds, ascending."""
+    import numpy as np
+
+    samples = _resamples(tuple(values), users)
     return np.sort(samples[:, nearest_rank(samples.shape[1], percentile) - 1])
 
 

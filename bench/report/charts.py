@@ -194,7 +194,7 @@ def latency(data: Rows) -> alt.TopLevelMixin:
             dots.encode(x=x, y=y),
             interval.encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=colour),
             point.encode(x="p50:Q", y=y, color=colour),
-            text.encode(x="p50:Q", y=y, text=alt.Text("p50:Q", format=".3~r"), color=colour),
+            text.encode(x="p50:Q", y=y, text=alt.Text("p50:Q", format=".3r"), color=colour),
         ),
         height=ROW_HEIGHT * len(order),
     )
@@ -220,10 +220,11 @@ def life(data: Rows) -> alt.TopLevelMixin:
 
 def memory(data: Rows) -> alt.TopLevelMixin:
     points = alt.Chart(DATA).mark_point(filled=True, size=75, opacity=0.9)
+    near, few = alt.Scale(zero=False, padding=12), alt.Axis(tickCount=6)
     return _themed(
         points.encode(
-            x=alt.X("memory:Q", title="peak memory (GB)", scale=alt.Scale(zero=False, padding=12)),
-            y=alt.Y("images:Q", title="images per second", scale=alt.Scale(zero=False, padding=12)),
+            x=alt.X("memory:Q", title="peak memory (GB)", scale=near, axis=few),
+            y=alt.Y("images:Q", title="images per second", scale=near),
             color=_accented("best"),
             shape=alt.Shape("cell:N", legend=alt.Legend(title="users × images", orient="top")),
         ),
@@ -233,10 +234,11 @@ def memory(data: Rows) -> alt.TopLevelMixin:
 
 def quality(data: Rows) -> alt.TopLevelMixin:
     """Up and left is better. The scale is linear near 0, where identical pictures are."""
-    error = alt.Scale(type="symlog", constant=0.002, reverse=True, domainMin=0)
+    error = alt.Scale(type="symlog", constant=0.005, reverse=True, domainMin=0)
+    ticks = alt.Axis(values=[0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1], format="~g")
     base = alt.Chart(DATA).encode(
-        x=alt.X("p50:Q", title="p50, one user, one image (s)", scale=alt.Scale(zero=False, padding=16)),
-        y=alt.Y("error:Q", title="relative latent error, upwards is closer", scale=error),
+        x=alt.X("p50:Q", title="p50, one user, one image (s)", scale=alt.Scale(zero=False, padding=40)),
+        y=alt.Y("error:Q", title="relative latent error, upwards is closer", scale=error, axis=ticks),
         color=_accented("best"),
     )
     labels = base.mark_text(align="left", dx=8, fontSize=10).encode(text="stack:N")
@@ -275,6 +277,7 @@ def _accented(field: str) -> alt.Color:
 
 
 def _themed(chart: Any, height: int) -> alt.TopLevelMixin:
+    base = {"symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK}
     font = "Liberation Sans, Arial, Helvetica, sans-serif"
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
     fit = alt.AutoSizeParams(type="fit", contains="padding")
@@ -284,5 +287,5 @@ def _themed(chart: Any, height: int) -> alt.TopLevelMixin:
         .configure_view(stroke=None)
         .configure_axis(**axis, labelFontSize=11, titleFontSize=11, titleFontWeight=400, labelLimit=260)
         .configure_axisY(labelColor=INK, grid=True)
-        .configure_legend(labelColor=INK, titleColor=MUTED, labelFontSize=11, symbolSize=60)
+        .configure_legend(labelColor=INK, titleColor=MUTED, labelFontSize=11, symbolSize=60, **base)
     )

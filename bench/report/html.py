@@ -73,6 +73,8 @@ def _environment(report: Report) -> jinja2.Environment:
         "interval": text.interval,
         "duration": text.duration,
         "plural": text.plural,
+        "sentence": text.sentence,
+        "sortable": sortable,
     }
     environment.globals |= {
         "report": report,
@@ -86,6 +88,11 @@ def _environment(report: Report) -> jinja2.Environment:
         "detail_of_machine": lambda view: list(machine(view)),
     }
     return environment
+
+
+def sortable(value: float | str | None) -> str:
+    """As script.js reads it; empty sorts last."""
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _detail(view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapping[str, str]) -> Detail:

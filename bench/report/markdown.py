@@ -11,7 +11,7 @@ from bench.report.groups import UseCase
 from bench.report.page import CaseView, Page, Report, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Entry, Table
-from bench.report.text import MISSING
+from bench.report.text import MISSING, sentence
 
 
 def table(of: Table) -> str:
@@ -61,7 +61,7 @@ def comparison(view: SectionView, case: CaseView) -> Iterator[str]:
 def configurations(page: Page, view: SectionView) -> Iterator[str]:
     """The plan's Detailed Results Structure, its headings unchanged, after the headline."""
     yield f"# Results: {page.title}, {view.section.weights} weights\n"
-    yield f"{view.weights_note[0].upper()}{view.weights_note[1:]}.\n"
+    yield f"{sentence(view.weights_note)}.\n"
     yield table(view.headline) + "\n"
     for stack, cases in _by_stack(view).items():
         first = next(iter(cases.values()))

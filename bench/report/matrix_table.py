@@ -32,7 +32,7 @@ MATRIX = (
 """The columns of the plan's Basic Performance Matrix, its headings unchanged."""
 
 BESIDE = (
-    Column("n", hint="Steady requests; warm-up is left out"),
+    Column("n", hint="Steady requests, warm-up left out; a run is a process of its own"),
     Column("Images/s", hint="Images delivered over the steady window"),
     Column("Speed-up", hint="Median of the reference over this one, same host and cell; verdict and 95 % CI"),
     Column(
@@ -112,7 +112,7 @@ def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tupl
         Entry(
             str(cell.n),
             cell.n,
-            note=f"{len(cell.runs)} processes" if len(cell.runs) > 1 else "",
+            note=f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "",
         ),
         figure(cell.throughput_images_per_s),
         gain_entry(gain, is_reference=measurement.row.is_reference),

@@ -52,7 +52,7 @@ class PooledCell:
 
     @cached_property
     def side(self) -> Side:
-        """As comparisons take it; kept, because its interval may be a bootstrap."""
+        """As comparisons take it; one object, because it keeps an interval that may be a bootstrap."""
         return Side(self.runs, self.users)
 
 

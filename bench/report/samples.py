@@ -12,10 +12,10 @@ from bench.report import names
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement
 
-PROMPTS = 3
+PROMPTS = 2
 STACKS = 8
 """The reference and the fastest others."""
-SIDE = 144
+SIDE = 128
 """Pixels of a thumbnail."""
 QUALITY = 70
 

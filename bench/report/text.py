@@ -49,3 +49,8 @@ def duration(seconds: float | None) -> str:
 
 def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
+def sentence(text: str) -> str:
+    """Its first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
