@@ -21,6 +21,7 @@ from bench.host.local import Executor, Handle, Job
 from bench.host.plan import CellShape
 from bench.host.supervise import Ended
 from bench.host.verdict import Ending, kernel_oom_kills, log_tail, verdict
+from bench.identity import ingredients
 from bench.record import Cell, Code, Environment, Result, Status
 from bench.runner.diary import RUNNING
 
@@ -37,6 +38,7 @@ def first_result(job: Job, fingerprint: str, environment: Environment) -> Result
         budget=job.budget,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint,
+        ingredients=ingredients(job.weights),
         environment=environment,
     )
 

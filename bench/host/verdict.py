@@ -107,7 +107,9 @@ def _classify(ending: Ending) -> tuple[Code, str]:
         return Code.INFRA, f"the disk is full ({ending.exit}); free space and run the same command again"
     if ending.exit.code in (OK_EXIT, STATUS_EXIT):
         return Code.CRASHED, f"the runner ended with {ending.exit}, but its result does not say so"
-    return Code.CRASHED, f"the runner ended with {ending.exit}; the last lines of its log stand below"
+    how = "ended with" if ending.exit.signal is None else "was"
+    below = "; the last lines of its log stand below" if ending.log_tail else ", before it wrote to its log"
+    return Code.CRASHED, f"the runner {how} {ending.exit}{below}"
 
 
 def log_tail(path: Path, lines: int = LOG_TAIL_LINES, window_bytes: int = 65536) -> tuple[str, ...]:
