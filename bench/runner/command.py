@@ -13,6 +13,7 @@ from bench.config import BUDGETS
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
 from bench.record import Cell, Code, Result
+from bench.rules import refusals
 from bench.runner.job import Job
 from bench.runner.load import Load
 
@@ -36,7 +37,11 @@ def job_of(
     results: Path,
     attempt_dir: Path | None,
 ) -> Job:
-    """Raises ValueError when the weights are not the row's model's, or the attempt has been made."""
+    """Raises ValueError when a rule refuses the row, the weights are not its model's, or the attempt has
+    been made."""
+    if refused := refusals(row):
+        reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
+        raise ValueError(f"{row.label} cannot run: {reasons}")
     weights = weights or ("tiny" if row.model == "tiny" else "hub")
     if (weights == "tiny") != (row.model == "tiny"):
         fitting = "tiny" if row.model == "tiny" else "hub or synthetic"

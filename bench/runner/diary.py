@@ -33,8 +33,9 @@ class Diary:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.result = result
-        self._events = (folder / layout.EVENTS).open("a", encoding="utf-8", buffering=1)
-        self._requests = (folder / layout.REQUESTS).open("a", encoding="utf-8", buffering=1)
+        # Unbuffered: a line that found no room is lost, and does not fail again when the file is closed.
+        self._events = (folder / layout.EVENTS).open("ab", buffering=0)
+        self._requests = (folder / layout.REQUESTS).open("ab", buffering=0)
         if not (folder / layout.RESULT).exists():  # else the host has written one that says the same
             self.save(RUNNING)
 
@@ -54,7 +55,7 @@ class Diary:
 
     def request(self, **facts: Any) -> None:
         """A request that finished, counted or not."""
-        self._requests.write(json.dumps(facts) + "\n")
+        self._requests.write(json.dumps(facts).encode() + b"\n")
 
     def keep_picture(self, name: str, image: Any, latents: Any) -> None:
         """``image``: uint8 array (height, width, 3); ``latents``: the tensor before the VAE."""
@@ -82,7 +83,8 @@ class Diary:
         record.save(self.result, self.folder)
 
     def _mark(self, phase: str, event: str) -> None:
-        self._events.write(json.dumps({"t": time.time(), "phase": phase, "event": event}) + "\n")
+        marker = {"t": time.time(), "phase": phase, "event": event}
+        self._events.write(json.dumps(marker).encode() + b"\n")
 
 
 @contextmanager
