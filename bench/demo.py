@@ -8,12 +8,14 @@ stay under ten minutes: fp32 rows take a second a request there, bf16 ones sever
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 RESULTS = Path("results/demo")
 MOST_ROWS = 24
@@ -56,7 +58,7 @@ PARTS = (
     ),
     Part(
         "a p99 that deserves the name: 368 requests",
-        f"{TINY} steps=4",
+        f"{TINY} steps=4 precision=fp32",
         budget="full",
     ),
 )
@@ -82,19 +84,24 @@ def commands(results: Path = RESULTS) -> list[tuple[str, list[str]]]:
     ]
 
 
-def run(say: Callable[[str], None], results: Path = RESULTS) -> int:
-    """Runs the commands; goes on after one that fails, and returns 1 in the end if any did."""
+def run(
+    say: Callable[[str], None],
+    results: Path = RESULTS,
+    fluxbench: Sequence[str] = (sys.executable, "-m", "bench"),
+) -> int:
+    """Runs the commands; goes on after one that fails, and returns 1 in the end if any did. A signal ends
+    the command at work, in its own orderly way, and then the demo: 128 + its number."""
     started = time.monotonic()
     failed = []
     for shows, arguments in commands(results):
         line = shlex.join(["fluxbench", *arguments])
         say(f"\n# {shows}\n$ {line}")
-        done = subprocess.run([sys.executable, "-m", "bench", *arguments], check=False)
-        if done.returncode in {130, 143}:
-            say("\nInterrupted; what is finished is kept, and `make demo` goes on from there.")
-            return done.returncode
-        if done.returncode:
-            failed.append(f"{line}  (exit code {done.returncode})")
+        code, stopped_by = _execute([*fluxbench, *arguments])
+        if stopped_by:
+            say("\nStopped; what is finished is kept, and `make demo` goes on from there.")
+            return 128 + stopped_by
+        if code:
+            failed.append(f"{line}  (exit code {code})")
     minutes = (time.monotonic() - started) / 60
     if failed:
         say(f"\nThe demo ended after {minutes:.1f} minutes, and these commands failed:")
@@ -103,3 +110,23 @@ def run(say: Callable[[str], None], results: Path = RESULTS) -> int:
     say(f"\nDone in {minutes:.1f} minutes. Open the report in a browser:")
     say(str((results / "analysis" / "index.html").resolve()))
     return 0
+
+
+def _execute(argv: Sequence[str]) -> tuple[int, int | None]:
+    """(exit code, the signal that came meanwhile). Ctrl-C reaches the command by itself, from the terminal,
+    and must not end this process first: the command would lose its parent while it saves what it has."""
+    arrived: list[int] = []
+    process = subprocess.Popen(argv)
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        arrived.append(number)
+        if number == signal.SIGTERM:
+            process.terminate()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code, arrived[0] if arrived else None

@@ -113,6 +113,7 @@ def declared() -> Iterator[Declared]:
                 yield _declare(_place(hardware, use_case), stack, parent, layer.why)
     short = _place("cpu", ("txt2img", "none"), steps=SHORT_STEPS)
     yield _declare(short, BASELINE, None, "few steps, so that a true p99 is cheap")
+    yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
 
 
 def _place(hardware: str, use_case: tuple[str, str], steps: int | None = None) -> tuple[str, ...]:
