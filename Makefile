@@ -71,7 +71,7 @@ bench-self: $(DEVELOPMENT) ## how fast the bench's own commands are
 # The browser test opens the report in Chromium. As root on Debian it is installed; elsewhere the test
 # says that it was skipped and why.
 browser: $(DEVELOPMENT)
-	@if command -v chromium >/dev/null; then :; \
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing Chromium for the browser test"; \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; } \

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,15 @@ def hub_cache(random_tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path. Where continuous integration asks for it, a missing one is a failure, no skip."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        missing = "no Chromium here: `apt-get install chromium`, or run `make test` as root"
+        if os.environ.get("FLUXBENCH_REQUIRE_BROWSER"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return found
