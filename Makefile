@@ -74,7 +74,7 @@ browser: $(DEVELOPMENT)
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing Chromium for the browser test"; \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; } \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } \
 	    >/dev/null 2>.venv/apt.log || { tail -5 .venv/apt.log; exit 1; }; \
 	else echo "no Chromium here: the browser test will be skipped"; fi
 
