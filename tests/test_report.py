@@ -1,0 +1,223 @@
+"""The report, from a tree of results: what its tables may print, and what they must not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import fake_cell, fake_result, fake_row, write_attempt
+
+from bench import identity, layout, record
+from bench.matrix import Row
+from bench.record import Code, Result
+from bench.report.load import load
+from bench.report.page import Report, report
+from bench.report.table import Table
+
+
+def attempt(results: Path, row: Row, **result: Any) -> tuple[Path, Result]:
+    """A fake attempt that this checkout's code made."""
+    made = fake_result(row, **result)
+    if made.ingredients is not None:
+        here = identity.ingredients(made.ingredients.weights)
+        update = {"ingredients": here, "fingerprint": identity.fingerprint_of(row, here)}
+        made = made.model_copy(update=update)
+    return write_attempt(results, made), made
+
+
+def rendered(results: Path) -> Report:
+    return report(load(results))
+
+
+def comparison(of: Report, case: str = "txt2img", section: int = 0) -> Table:
+    (page,) = of.pages
+    return next(each.comparison for each in page.sections[section].cases if each.case.slug == case)
+
+
+def texts(table: Table, stack: str, shape: str = "1x1") -> dict[str, str]:
+    """Heading -> text of the line of one stack and cell."""
+    (line,) = (line for line in table.lines if line.entries[0].text == stack and line.shape in {shape, ""})
+    return {column.title: entry.text for column, entry in zip(table.columns, line.entries, strict=True)}
+
+
+REFERENCE = fake_row(row="2")
+COMPILED = fake_row(row="4", compilation="inductor", parent="2")
+
+
+def test_the_table_prints_the_numbers_of_the_json(tmp_path: Path) -> None:
+    _, result = attempt(tmp_path, REFERENCE, n=368)
+    cell = result.cells[0]
+    assert cell.latency is not None
+    line = texts(comparison(rendered(tmp_path)), "bf16")
+    assert line["p25 (s)"] == f"{cell.latency.p25.value:#.3g}"
+    assert line["p50 (s)"] == f"{cell.latency.p50.value:#.3g}"
+    assert line["p90 (s)"] == f"{cell.latency.p90.value:#.3g}"
+    assert line["p99 (s)"] == f"{cell.latency.p99.value:#.3g}"
+    assert line["Memory Usage (GB)"] == f"{cell.memory.used_peak_gb:#.3g}"
+    assert line["n"] == "368"
+
+
+def test_a_percentile_that_n_cannot_support_is_never_printed_bare(tmp_path: Path) -> None:
+    _, result = attempt(tmp_path, REFERENCE, n=20)
+    latency = result.cells[0].latency
+    assert latency is not None
+    line = texts(comparison(rendered(tmp_path)), "bf16")
+    assert line["p25 (s)"] == f"{latency.p25.value:#.3g}"
+    assert line["p90 (s)"] == line["p99 (s)"] == f"n=20, max {latency.max:#.3g}"
+
+
+def test_a_ratio_of_unsupported_medians_is_not_printed(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=36)
+    attempt(tmp_path, fake_row(row="1", precision="fp32"), n=3, median_seconds=38.0, shapes=[(1, 1)])
+    line = texts(comparison(rendered(tmp_path)), "fp32")
+    assert line["p50 (s)"].startswith("n=3, max ")
+    assert line["Speed-up"] == "–"
+
+
+def test_what_is_missing_is_a_dash_and_never_zero(tmp_path: Path) -> None:
+    attempt(tmp_path, fake_row(row="2", hardware="cpu"))
+    line = texts(comparison(rendered(tmp_path)), "bf16")
+    assert line["GPU Util (%)"] == "–"
+    assert line["Quality"] == "reference"
+    memory = rendered(tmp_path).pages[0].sections[0].cases[0].side[0]
+    assert texts(memory, "bf16")["Power avg (W)"] == "–"
+
+
+def test_attempts_of_one_fingerprint_are_pooled_and_others_are_not(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=36, seed=1)
+    attempt(tmp_path, REFERENCE, n=36, seed=2, minutes=30)
+    attempt(tmp_path, REFERENCE, n=36, seed=3, minutes=60, host=7)
+    page = rendered(tmp_path).pages[0]
+    counts = [
+        next(cell.n for each in view.section.measurements for cell in each.cells.values())
+        for view in page.sections
+    ]
+    assert sorted(counts) == [36, 72]
+
+
+def test_an_option_without_evidence_has_no_latency_anywhere(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE)
+    cells = [fake_cell(1, 1, median_seconds=1.234)]
+    broken = fake_result(COMPILED, cells=cells).model_copy(
+        update={"status": record.Status(code=Code.NOT_APPLIED, reason="no compiled graph")}
+    )
+    write_attempt(tmp_path, broken)
+    line = texts(comparison(rendered(tmp_path)), "bf16 + inductor")
+    assert line["Status"] == "not_applied"
+    assert {line[title] for title in ("p50 (s)", "Avg (s)", "Speed-up", "Images/s")} == {"–"}
+    (failure,) = rendered(tmp_path).pages[0].failures
+    assert (failure.code, failure.reason) == (Code.NOT_APPLIED, "no compiled graph")
+
+
+def test_speedups_compare_on_one_host_only(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, host=1)
+    attempt(tmp_path, COMPILED, host=2, median_seconds=3.9)
+    page = rendered(tmp_path).pages[0]
+    assert len(page.sections) == 2
+    lines = [texts(view.cases[0].comparison, "bf16 + inductor") for view in page.sections[1:]]
+    assert [line["Speed-up"] for line in lines] == ["–"]
+
+
+def test_a_speedup_names_its_verdict_and_interval(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        attempt(tmp_path, REFERENCE, seed=seed, minutes=seed)
+        attempt(tmp_path, COMPILED, seed=seed + 10, minutes=seed, median_seconds=3.9)
+    table = comparison(rendered(tmp_path))
+    assert texts(table, "bf16 + inductor")["Speed-up"] == "1.35× FASTER"
+    line = next(line for line in table.lines if line.entries[0].text == "bf16 + inductor")
+    assert any(entry.note.startswith("CI 1.3") for entry in line.entries)
+    assert line.best
+
+
+def test_rows_of_different_weights_share_no_table(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, weights="synthetic")
+    attempt(tmp_path, REFERENCE, weights="hub", minutes=9)
+    page = rendered(tmp_path).pages[0]
+    assert [view.section.weights for view in page.sections] == ["hub", "synthetic"]
+    for view in page.sections:
+        tables = [view.headline, *(case.comparison for case in view.cases), *view.cases[0].side]
+        assert all(f"{view.section.weights} weights" in table.scope for table in tables)
+
+
+def test_results_of_other_code_are_shown_and_called_stale(tmp_path: Path) -> None:
+    write_attempt(tmp_path, fake_result(REFERENCE))
+    (line, *_) = comparison(rendered(tmp_path)).lines
+    assert "stale" in line.entries[0].tags
+    assert "other code" in line.entries[0].note
+    assert line.entries[4].text == "5.25"
+
+
+def test_current_results_are_not_called_stale(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE)
+    (line, *_) = comparison(rendered(tmp_path)).lines
+    assert line.entries[0].tags == ("reference",)
+
+
+def test_old_numbers_stay_in_sight_when_the_new_attempt_crashed(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, fingerprint="0" * 64)
+    attempt(tmp_path, REFERENCE, code=Code.CRASHED, minutes=60, log_tail=["Segmentation fault"])
+    (line, *_) = comparison(rendered(tmp_path)).lines
+    assert "ended crashed" in line.entries[0].note
+    (failure,) = rendered(tmp_path).pages[0].failures
+    assert failure.log == ("Segmentation fault",)
+
+
+def test_a_failed_cell_keeps_its_line_its_reason_and_its_log(tmp_path: Path) -> None:
+    cells = [fake_cell(1, 1), fake_cell(1, 4, code=Code.OOM, reason="CUDA out of memory")]
+    attempt(tmp_path, fake_row(row="1", precision="fp32"), cells=cells)
+    page = rendered(tmp_path).pages[0]
+    assert texts(comparison(rendered(tmp_path)), "fp32", "1x4")["Status"] == "oom"
+    (failure,) = page.failures
+    assert (failure.cell, failure.reason, failure.measured_since) == ("1x4", "CUDA out of memory", False)
+    assert failure.log[-1] == "oom"
+
+
+def test_a_cell_that_was_measured_later_says_so(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, code=Code.INFRA, reason="disk full")
+    attempt(tmp_path, REFERENCE, minutes=30)
+    (failure,) = rendered(tmp_path).pages[0].failures
+    assert failure.measured_since
+
+
+def test_gains_are_attributed_to_the_change_from_the_parent(tmp_path: Path) -> None:
+    both = fake_row(row="6", compilation="inductor", attention="cudnn", parent="4")
+    alone = fake_row(row="5", attention="cudnn", parent="2")
+    medians = ((REFERENCE, 5.25), (COMPILED, 3.9), (alone, 5.5), (both, 3.9))
+    for seed in (1, 2):
+        for row, median in medians:
+            attempt(tmp_path, row, median_seconds=median, seed=seed, minutes=seed)
+    layers = {
+        each.measurement.row.row: each
+        for each in rendered(tmp_path).pages[0].sections[0].cases[0].gains.layers
+    }
+    assert layers["4"].change == "compilation none → inductor"
+    assert layers["4"].gain.ratio.value == pytest.approx(5.25 / 3.9, rel=0.01)
+    crossed = layers["6"].interaction
+    assert crossed is not None
+    assert crossed.value == pytest.approx(5.5 / 5.25, rel=0.01)
+    assert layers["6"].interacts
+
+
+def test_the_headline_names_the_fastest_stack_beside_the_reference(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE)
+    attempt(tmp_path, COMPILED, median_seconds=3.9)
+    probed = fake_row(row="9", compilation="inductor", vae="tiled")
+    attempt(tmp_path, probed, median_seconds=2.0, n=3, shapes=[(1, 1)])
+    headline = rendered(tmp_path).pages[0].sections[0].headline
+    line = texts(headline, "Text-to-Image")
+    assert line["Fastest stack"] == "bf16 + inductor"
+    assert line["Reference p50 (s)"] == "5.25"
+
+
+def test_unreadable_results_are_named_with_the_reason(tmp_path: Path) -> None:
+    folder, _ = attempt(tmp_path, REFERENCE)
+    edited = json.loads((folder / layout.RESULT).read_text())
+    edited["speed"] = "great"
+    (folder / layout.RESULT).write_text(json.dumps(edited))
+    running, _ = attempt(tmp_path, COMPILED, n=5, shapes=[(1, 1)])
+    (running / layout.RESULT).unlink()
+    reasons = {problem.path.split("/")[2]: problem.reason for problem in load(tmp_path).problems}
+    assert "speed: Extra inputs are not permitted" in reasons["row-0002"]
+    assert " finished requests in requests.jsonl" in reasons["row-0004"]
