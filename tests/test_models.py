@@ -219,3 +219,16 @@ def test_every_use_case_has_its_pipeline_and_none_recasts_a_component(
     assert type(pipe).__name__ == models.PIPELINES[task, control != "none"]
     assert pipe.text_encoder_2.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype == torch.float32
     assert pipe.transformer.dtype == torch.float16
+
+
+def test_a_changed_published_config_changes_the_hash_of_the_code(tmp_path: Path) -> None:
+    """The configs are what synthetic weights are built from: results of another one are stale."""
+    from bench import identity
+
+    hashes = set()
+    for layers in (19, 20):
+        config = tmp_path / str(layers) / "runner" / "published" / "transformer.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(f'{{"num_layers": {layers}}}')
+        hashes.add(identity.code_sha256(tmp_path / str(layers)))
+    assert len(hashes) == 2

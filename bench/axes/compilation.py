@@ -11,6 +11,8 @@ itself, into a few graphs that all blocks share. Two settings are ours:
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 from bench.axes.attention import attended
@@ -42,19 +44,21 @@ def _compiled(block: Any) -> bool:
 
 
 def _require_compiler(session: Session) -> None:
-    """Inductor fails late, in the first request, where its compiler is missing; say so before."""
+    """Inductor fails late, in the first request, where its compilers are missing; say so before."""
     from torch._inductor import cpp_builder, exc
     from torch.utils._triton import has_triton
 
     needs = f"{session.row.label}: compilation inductor needs"
-    if session.device != "cpu":
-        if not has_triton():
-            raise Unavailable(f"{needs} Triton on a GPU; install torch's CUDA build (it brings triton)")
+    if session.device == "cpu":
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise Unavailable(f"{needs} a C++ compiler; install one (apt-get install g++)") from error
         return
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler as error:
-        raise Unavailable(f"{needs} a C++ compiler on the CPU; install one (apt-get install g++)") from error
+    if not has_triton():
+        raise Unavailable(f"{needs} Triton on a GPU; install torch's CUDA build, which brings it")
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise Unavailable(f"{needs} a C compiler for Triton's launchers; install one (apt-get install gcc)")
 
 
 def _apply_inductor(session: Session) -> None:
