@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from bench import config, layout, record
 from bench.axes import AXES
 from bench.axes.option import NotApplied
+from bench.cli import main
 from bench.matrix import Row
 from bench.record import Cell, Code, Result
 from bench.runner import models, row, tasks, telemetry
@@ -361,3 +363,45 @@ def test_a_cell_of_numbers_needs_no_gpu_figures(start: Start) -> None:
     assert cell.memory.torch_allocated_peak_gb is None
     assert cell.power.average_w is None
     assert cell.utilisation.gpu_busy_avg_percent is None
+
+
+# --- The command -------------------------------------------------------------------------------------
+
+
+def refusal(*arguments: str) -> str:
+    done = CliRunner().invoke(main, ["run", *arguments])
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+def test_a_row_that_cannot_be_told_is_bad_usage(make_row: Callable[..., Row]) -> None:
+    assert "either by its id or by --row-json" in refusal()
+    assert "either by its id or by --row-json" in refusal("1", "--row-json", make_row().model_dump_json())
+    assert "no row 999999" in refusal("999999")
+    assert "attention" in refusal("--row-json", '{"row": "1"}')
+    assert "poisson:0.5" in refusal("73", "--load", "poisson")
+
+
+def test_weights_of_another_model_and_a_folder_that_is_taken_are_refused(
+    make_row: Callable[..., Row], tmp_path: Path
+) -> None:
+    text = make_row().model_dump_json()
+    assert "--weights tiny" in refusal("--row-json", text, "--weights", "synthetic")
+    (tmp_path / layout.REQUESTS).touch()
+    assert "holds an attempt already" in refusal("--row-json", text, "--attempt-dir", str(tmp_path))
+
+
+def test_a_row_by_hand_prints_its_numbers_keeps_a_log_and_exits_by_its_status(
+    make_row: Callable[..., Row], tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["run", "--row-json", make_row(steps=2).model_dump_json(), "--budget", "probe"]
+    arguments += ["--cells", "1x1", "--no-quality", "--results", str(tmp_path)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "n=3, ok" in done.output
+    (path,) = tmp_path.glob("cpu/row-0001/tiny/*/result.json")
+    assert str(path) in done.output
+    assert "cell 1x1: " in (path.parent / layout.LOG).read_text()
+
+    breaking(monkeypatch, images=1, strike=raising(MemoryError()))
+    assert CliRunner().invoke(main, arguments).exit_code == 3

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,8 @@ def run_here(job: Job, *, keep_log: bool) -> int:
     Raises OSError when there is no room for the attempt's files."""
     from bench.runner import row
 
-    _log_to(job.attempt_dir / layout.LOG if keep_log else None)
-    result = row.run(job)
+    with _logging(job.attempt_dir / layout.LOG if keep_log else None):
+        result = row.run(job)
     print(summary(result, job.attempt_dir))
     return OK_EXIT if result.status.code is Code.OK else STATUS_EXIT
 
@@ -73,9 +74,9 @@ def usual_row(rows: Sequence[Row], gpus: Sequence[Gpu]) -> Row:
 def measure_overhead(row: Row, weights: str | None, pairs: int) -> Overhead:
     from bench.runner.overhead import measure
 
-    _log_to(None)
     weights = weights or ("tiny" if row.model == "tiny" else "synthetic")
-    return measure(Job(row, weights, BUDGETS["quick"], cells=((1, 1),), attempt_dir=Path()), pairs)
+    with _logging(None):
+        return measure(Job(row, weights, BUDGETS["quick"], cells=((1, 1),), attempt_dir=Path()), pairs)
 
 
 def summary(result: Result, attempt_dir: Path) -> str:
@@ -92,10 +93,21 @@ def _numbers_of(cell: Cell) -> str:
     return f"{shown}, n={cell.n}, {cell.status.code}"
 
 
-def _log_to(path: Path | None) -> None:
+@contextmanager
+def _logging(path: Path | None) -> Iterator[None]:
+    """To the terminal, and to this file too."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path))
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logging.getLogger("bench").setLevel(logging.INFO)
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
