@@ -152,5 +152,6 @@ QUALITY_TIERS = (
     QualityTier("lossy", max_latent_relative_error=float("inf"), min_psnr_db=0.0, min_ssim=-1.0),
 )
 NOISE_FLOOR_MARGIN = 1.1
-"""A row whose latent error is within this factor of the noise floor of its use case is lossless too:
-compile alone moves PSNR to 19-40 dB, and no reader can tell such a row from the reference run again."""
+"""A row whose errors (of latents, of pixels, and 1 - SSIM) are all within this factor of the noise floor of
+its use case is lossless too: compile alone moves PSNR to 19-40 dB, and no reader can tell such a row from
+the reference run again."""

@@ -8,6 +8,7 @@ per prompt. Whatever is compared to is named by attempt and fingerprint, so a ch
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -86,28 +87,40 @@ class Quality(Closeness):
 
 def medians(prompts: Sequence[Closeness]) -> Closeness:
     """Identical images have infinite PSNR; a middle one that is infinite is None again."""
-    psnr = stats.median([float("inf") if each.psnr_db is None else each.psnr_db for each in prompts])
+    psnr = stats.median([_psnr(each) for each in prompts])
     return Closeness(
         latent_relative_error=stats.median([each.latent_relative_error for each in prompts]),
-        psnr_db=None if psnr == float("inf") else psnr,
+        psnr_db=None if math.isinf(psnr) else psnr,
         ssim=stats.median([each.ssim for each in prompts]),
     )
 
 
 def tier(closeness: Closeness, floor: Sequence[Closeness]) -> str:
     """The first tier whose every bound holds; whatever is as close as the noise floor is in the first."""
-    error = closeness.latent_relative_error
-    noise = max((each.latent_relative_error for each in floor), default=0.0)
-    if error <= config.NOISE_FLOOR_MARGIN * noise:
+    if any(_as_close(closeness, each) for each in floor):
         return config.QUALITY_TIERS[0].name
-    psnr = float("inf") if closeness.psnr_db is None else closeness.psnr_db
     return next(
         each.name
         for each in config.QUALITY_TIERS
-        if error <= each.max_latent_relative_error
-        and psnr >= each.min_psnr_db
+        if closeness.latent_relative_error <= each.max_latent_relative_error
+        and _psnr(closeness) >= each.min_psnr_db
         and closeness.ssim >= each.min_ssim
     )
+
+
+def _as_close(closeness: Closeness, floor: Closeness) -> bool:
+    """In latents and in pictures: a change of the VAE leaves the latents as they are."""
+    margin = config.NOISE_FLOOR_MARGIN
+    return (
+        closeness.latent_relative_error <= margin * floor.latent_relative_error
+        and _psnr(closeness) >= _psnr(floor) - 20 * math.log10(margin)
+        and 1 - closeness.ssim <= margin * (1 - floor.ssim)
+    )
+
+
+def _psnr(closeness: Closeness) -> float:
+    """Identical pictures have no error at all."""
+    return math.inf if closeness.psnr_db is None else closeness.psnr_db
 
 
 def assemble(
