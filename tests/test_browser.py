@@ -1,0 +1,147 @@
+"""The report in a real browser: it opens from disk, sorts by a click, shows the JSON's numbers, and asks the
+network for nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fakes import fake_result, fake_row, write_attempt
+
+from bench.record import Result
+from bench.report.write import write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; `make browser` installs it")
+
+MEDIANS = {"bf16": 5.25, "bf16 + inductor": 3.9, "bf16 + tiled": 5.6, "bf16 + cudnn": 12.5}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Result]]:
+    """The pages' folder, and the result of each stack."""
+    results = tmp_path_factory.mktemp("results")
+    changes = ({}, {"compilation": "inductor"}, {"vae": "tiled"}, {"attention": "cudnn"})
+    written = {}
+    for number, ((stack, median), change) in enumerate(zip(MEDIANS.items(), changes, strict=True)):
+        row = fake_row(row=str(number + 2), parent="2" if change else None, **change)
+        written[stack] = fake_result(row, median_seconds=median, seed=number)
+        write_attempt(results, written[stack])
+    write(results, results / "analysis")
+    return results / "analysis", written
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, report: tuple[Path, dict[str, Result]]) -> Iterator[Page]:
+    """The hardware's page. Whatever a test does, nothing may be fetched and nothing may go wrong."""
+    requested: list[str] = []
+    wrong: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((report[0] / "h100x1.html").as_uri())
+    yield page
+    assert {url.split(":")[0] for url in requested} <= {"file", "data"}
+    assert not wrong
+    page.close()
+
+
+def matrix(page: Page) -> list[list[str]]:
+    """The visible lines of the first Basic Performance Matrix."""
+    table = page.locator("table", has=page.locator("caption", has_text="Basic Performance Matrix")).first
+    return table.locator("tbody tr:visible").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.innerText.replace(/\\s+/g, ' ').trim()))"
+    )
+
+
+def stacks(page: Page) -> list[str]:
+    """Without the tags beside them."""
+    table = page.locator("table", has_text="Basic Performance Matrix").first
+    return table.locator("tbody tr:visible th").evaluate_all(
+        "headings => headings.map(heading => heading.firstChild.textContent.trim())"
+    )
+
+
+def heading(page: Page, title: str) -> None:
+    page.locator("table", has_text="Basic Performance Matrix").first.get_by_role("button", name=title).click()
+
+
+def test_the_page_shows_the_numbers_of_the_json(page: Page, report: tuple[Path, dict[str, Result]]) -> None:
+    shown = dict(zip(stacks(page), matrix(page), strict=True))
+    for stack, result in report[1].items():
+        latency = result.cells[0].latency
+        assert latency is not None
+        assert shown[stack][4].startswith(f"{latency.p50.value:#.3g}")
+        assert shown[stack][6] == f"n=36, max {latency.max:#.3g}"
+
+
+def test_a_click_on_a_heading_sorts_by_number_and_another_turns_it_round(page: Page) -> None:
+    heading(page, "p50 (s)")
+    ascending = sorted(MEDIANS, key=MEDIANS.__getitem__)
+    assert stacks(page) == ascending
+    heading(page, "p50 (s)")
+    assert stacks(page) == ascending[::-1]
+    sorted_heading = page.locator("th[aria-sort]")
+    assert sorted_heading.get_attribute("aria-sort") == "descending"
+
+
+def test_the_filter_shows_one_shape_or_all(page: Page) -> None:
+    assert len(matrix(page)) == len(MEDIANS)
+    page.locator(".filters").first.get_by_role("button", name="all").click()
+    assert len(matrix(page)) == 4 * len(MEDIANS)
+    page.locator(".filters").first.get_by_role("button", name="4 × 4").click()
+    assert {tuple(line[1:3]) for line in matrix(page)} == {("4", "4")}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_its_window(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_dark_is_dark_in_charts_too(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    colours = page.evaluate(
+        """() => [getComputedStyle(document.body).backgroundColor,
+                  getComputedStyle(document.querySelector('.chart text')).fill]"""
+    )
+    paper, ink = (sum(map(int, colour[4:-1].split(","))) for colour in colours)
+    assert paper < 150 < 300 < ink
+
+
+def test_every_table_has_a_caption_and_scoped_headings(page: Page) -> None:
+    faults = page.locator("table").evaluate_all(
+        """tables => tables.filter(table => !table.caption
+            || [...table.querySelectorAll('th')].some(heading => !heading.scope)).length"""
+    )
+    assert faults == 0
+
+
+def test_the_index_leads_to_the_answer(page: Page, report: tuple[Path, dict[str, Result]]) -> None:
+    page.goto((report[0] / "index.html").as_uri())
+    card = page.locator(".answer").first
+    assert "bf16 + inductor" in card.inner_text()
+    card.get_by_role("link").click()
+    assert page.url.endswith("h100x1.html#h100x1-synthetic-txt2img")

@@ -1,0 +1,204 @@
+"""What ``fluxbench report`` writes: Markdown in the plan's structure, charts, offline pages, README."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes import fake_cell, fake_result, fake_row, write_attempt
+
+from bench import config, layout
+from bench.cli import main
+from bench.quality import FILE
+from bench.record import Code
+from bench.report import timeline
+
+REPOSITORY = Path(__file__).parent.parent
+PLAN_HEADING = (
+    "| Concurrent Users | Images | p25 (s) | p50 (s) | p90 (s) | p99 (s) | Avg (s) "
+    "| GPU Util (%) | Memory Usage (GB) |"
+)
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference and a compiled row in two use cases, and a baseline that ran out of memory."""
+    results = tmp_path_factory.mktemp("results")
+    for number, (task, control) in enumerate((("txt2img", "none"), ("txt2img", "canny"))):
+        first = 10 * number
+        reference = fake_row(row=str(first + 2), task=task, control=control, parent=str(first + 1))
+        compiled = reference.model_copy(
+            update={"row": str(first + 4), "compilation": "inductor", "parent": reference.row}
+        )
+        baseline = fake_row(row=str(first + 1), task=task, control=control, precision="fp32")
+        for seed in (1, 2):
+            write_attempt(results, fake_result(reference, seed=seed, minutes=seed))
+            write_attempt(results, fake_result(compiled, seed=seed, minutes=seed, median_seconds=3.9))
+        cells = [
+            fake_cell(1, 1, n=3, median_seconds=38.0),
+            fake_cell(1, 4, code=Code.OOM, reason="CUDA out of memory <script>"),
+        ]
+        write_attempt(results, fake_result(baseline, cells=cells, budget="probe"))
+    return results
+
+
+@pytest.fixture(scope="module")
+def rendered(tree: Path) -> Path:
+    done = command(tree)
+    assert done.exit_code == 0
+    assert done.output.splitlines()[-1] == str(tree / "analysis" / "index.html")
+    return tree / "analysis"
+
+
+def test_markdown_keeps_the_plans_headings_and_columns(rendered: Path) -> None:
+    text = (rendered / "summaries" / "h100x1-synthetic.md").read_text()
+    for heading in (
+        "#### Configuration: 1 × H100, bf16 + inductor",
+        "- Hardware: NVIDIA H100",
+        "- Optimization Stack: Precision: bf16; Compilation: inductor",
+        "##### Text-to-Image Results",
+        "##### ControlNet Variants",
+    ):
+        assert heading in text
+    assert text.count(PLAN_HEADING[:-1]) == 6  # three stacks in two use cases
+    after = text.split("#### Configuration: 1 × H100, bf16 + inductor")[1]
+    cells = re.findall(r"^\| (\d) \| (\d) \| ", after, re.M)[:4]
+    assert cells == [("1", "1"), ("1", "4"), ("4", "1"), ("4", "4")]
+
+
+def test_markdown_tables_are_rectangular_and_name_their_weights(rendered: Path) -> None:
+    for path in (rendered / "summaries").glob("*.md"):
+        text = path.read_text()
+        assert "synthetic weights" in text
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1, f"{path.name}: {block}"
+
+
+def test_every_chart_is_a_whole_svg_and_a_small_png(rendered: Path) -> None:
+    names = {path.stem for path in (rendered / "charts").glob("*.svg")}
+    assert {f"h100x1-synthetic-txt2img-{kind}" for kind in ("latency", "life", "memory", "gains")} <= names
+    for name in names:
+        ElementTree.parse(rendered / "charts" / f"{name}.svg")
+        png = (rendered / "charts" / f"{name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+        assert len(png) < 60_000
+
+
+def test_pages_hold_everything_and_point_nowhere_outside(rendered: Path) -> None:
+    for path in rendered.glob("*.html"):
+        html = path.read_text()
+        assert not re.findall(r"""(?:src|href)=["'](?!#|data:|[\w-]+\.html)[^"']*""", html)
+        assert "Content-Security-Policy" in html
+
+
+def test_text_of_a_result_cannot_become_markup(rendered: Path) -> None:
+    html = (rendered / "h100x1.html").read_text()
+    assert "CUDA out of memory &lt;script&gt;" in html
+
+
+def test_a_report_removes_what_it_no_longer_writes_and_nothing_else(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command(tree, "--out", out)
+    (out / "charts" / "mine.svg").write_text("kept")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = command(empty, "--out", out)
+    assert "no result there yet" in done.output
+    assert [path.name for path in (out / "charts").iterdir()] == ["mine.svg"]
+    assert [path.name for path in out.glob("*.html")] == ["index.html"]
+
+
+def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:
+    for row, noise in (
+        (fake_row(row="2", hardware="cpu"), 0.0),
+        (fake_row(row="3", hardware="cpu", vae="tiled"), 0.03),
+    ):
+        write_attempt(tmp_path, fake_result(row), images=True, noise=noise)
+    done = CliRunner().invoke(main, ["quality", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(list(tmp_path.rglob(FILE))) == 1
+    command(tmp_path)
+    html = (tmp_path / "analysis" / "cpu.html").read_text()
+    assert html.count("data:image/webp") == 4  # two prompts, two stacks
+    assert re.search(r"PSNR \d\d\.\d dB", html)
+    assert (tmp_path / "analysis" / "charts" / "cpu-tiny-txt2img-quality.svg").exists()
+
+
+def telemetry(folder: Path, values: Sequence[str]) -> Path:
+    lines = [
+        "t,gpu,gpu_busy_percent,memory_used_bytes,sm_clock_mhz,power_w,temperature_c,cpu_percent,rss_bytes"
+    ]
+    lines += [f"{index / 10:.1f},GPU-0,{value},,,,,," for index, value in enumerate(values)]
+    (folder / layout.TELEMETRY).write_bytes(gzip.compress("\n".join(lines).encode()))
+    return folder
+
+
+def test_a_curve_has_at_most_200_points_and_tells_the_true_peak(tmp_path: Path) -> None:
+    values = ["10"] * 5000
+    values[2345] = "97"
+    found = timeline.read(telemetry(tmp_path, values))
+    assert found is not None
+    (curve,) = found.curves
+    (points,) = curve.segments
+    assert 100 < len(points.split()) <= config.TELEMETRY.curve_points
+    assert curve.peak == 97
+
+
+def test_a_gap_in_the_samples_is_a_gap_in_the_curve(tmp_path: Path) -> None:
+    found = timeline.read(telemetry(tmp_path, ["50"] * 500 + [""] * 100 + ["50"] * 500))
+    assert found is not None
+    assert len(found.curves[0].segments) == 2
+    assert len(found.curves) == 1  # nothing is drawn for what was never sampled
+
+
+def test_broken_telemetry_is_named_in_the_page_and_stops_nothing(tmp_path: Path) -> None:
+    folder = write_attempt(tmp_path, fake_result(fake_row(row="2")))
+    (folder / layout.TELEMETRY).write_bytes(b"not gzip")
+    assert command(tmp_path).exit_code == 0
+    assert (
+        "telemetry.csv.gz or events.jsonl cannot be read"
+        in (tmp_path / "analysis" / "h100x1.html").read_text()
+    )
+
+
+def test_readme_tables_are_renewed_between_their_markers(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- fluxbench: fastest -->\nold\n<!-- /fluxbench -->\nafter\n")
+    assert command(tree, "--readme", "--check").exit_code == 1
+    assert command(tree, "--readme").exit_code == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
+    assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
+    assert "| Text-to-Image | bf16 + inductor | 3.9" in text
+    assert "old" not in text
+    assert command(tree, "--readme", "--check").exit_code == 0
+
+
+def test_a_marker_of_no_table_is_an_error_with_its_line(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("one\n\n<!-- fluxbench: slowest -->\n<!-- /fluxbench -->\n")
+    done = command(tree, "--readme")
+    assert done.exit_code == 1
+    assert "line 3: no table 'slowest'; there are: fastest" in done.output
+
+
+def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    committed = REPOSITORY / "results"
+    done = command(committed if committed.exists() else tmp_path, "--readme", "--check")
+    assert done.exit_code == 0, done.output
