@@ -128,7 +128,8 @@ class OutputRule:
     """When an image is ``invalid_output``: not finite, of the wrong size, or flat."""
 
     min_standard_deviation: float = 1.0
-    """Of the uint8 pixels. Random full-size weights give about 43, a constant image 0."""
+    """Of the uint8 pixels, in the channel that varies most. Random full-size weights give about 43, one
+    plain colour 0."""
 
 
 OUTPUT = OutputRule()

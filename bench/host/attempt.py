@@ -7,7 +7,6 @@ until it ends), so an attempt is honest even when host and runner are killed tog
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -49,7 +48,8 @@ def execute(executor: Executor, job: Job, started: Result, watch: Callable[[Hand
     job.attempt_dir.mkdir(parents=True, exist_ok=True)
     # Without a name, so that it is gone with this process, however that ends.
     with tempfile.TemporaryFile(dir=job.attempt_dir) as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, BALLAST_BYTES)
+        ballast.write(bytes(BALLAST_BYTES))
+        ballast.flush()
         record.save(started, job.attempt_dir)
         ending = _run(executor, job, watch)
         return conclude(job, ending, started, give_up_ballast=ballast.close)

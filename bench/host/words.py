@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from bench.config import Budget
-from bench.host.campaign import Outcome, Summary
 from bench.host.estimate import gpu_hours
 from bench.host.fanout import Plan
 from bench.host.gpus import Gpu, misfit
 from bench.host.local import cells_text
+from bench.host.outcome import Outcome, Summary
 from bench.host.plan import Action, Decision
 from bench.host.progress import clock
 from bench.matrix import Row
