@@ -34,7 +34,7 @@ def require_valid(row: Row, output: Output, images: int) -> None:
         )
     if not output.finite:
         raise InvalidOutput(f"{row.label}: the decoded image holds NaN or infinity")
-    # Over the picture, channel by channel: one plain colour differs between channels and is flat all the same.
+    # Channel by channel: one plain colour differs between channels and is flat all the same.
     flattest = min(float(image.std(axis=(0, 1)).max()) for image in output.images)
     if flattest < OUTPUT.min_standard_deviation:
         raise InvalidOutput(
