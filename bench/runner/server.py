@@ -162,6 +162,7 @@ class Server:
 
     def save_quality(self) -> None:
         """Latents and images of the fixed quality prompts; ``fluxbench quality`` computes from the files."""
+        self._free_memory()
         for request in self.manifest.quality_requests():
             output = tasks.generate(self.pipe, self.job.row, request, latents=True)
             require_valid(self.job.row, output, images=1)
