@@ -35,7 +35,8 @@ def require_valid(row: Row, output: Output, images: int) -> None:
     if not output.finite:
         raise InvalidOutput(f"{row.label}: the decoded image holds NaN or infinity")
     # Channel by channel: one plain colour differs between channels and is flat all the same.
-    flattest = min(float(image.std(axis=(0, 1)).max()) for image in output.images)
+    # Every 4th pixel either way says the same: of all, it takes 57 ms at 1024, and other users wait meanwhile.
+    flattest = min(float(image[::4, ::4].std(axis=(0, 1)).max()) for image in output.images)
     if flattest < OUTPUT.min_standard_deviation:
         raise InvalidOutput(
             f"{row.label}: an image is flat (standard deviation {flattest:.2f} of 255,"
