@@ -35,7 +35,7 @@ def require_valid(row: Row, output: Output, images: int) -> None:
     if not output.finite:
         raise InvalidOutput(f"{row.label}: the decoded image holds NaN or infinity")
     # Channel by channel: one plain colour differs between channels and is flat all the same.
-    # Every 4th pixel either way says the same: of all, it takes 57 ms at 1024, and other users wait meanwhile.
+    # Every 4th pixel either way says the same; all of them take 57 ms at 1024, while other users wait.
     flattest = min(float(image[::4, ::4].std(axis=(0, 1)).max()) for image in output.images)
     if flattest < OUTPUT.min_standard_deviation:
         raise InvalidOutput(
