@@ -60,7 +60,7 @@ def tiny(row: Row) -> Drawn:
     with_pictures = row.use_case != ("txt2img", "none")
     count = TINY_PICTURES if with_pictures else TINY_SCENES
     sampled = scenes.sample(TINY_SCENES * 2, _TINY_SEED, held_out=True)
-    captions = (scenes.caption(scenes.words(sampled, n), n) for n in range(len(sampled)))
+    captions = (scenes.caption(said, n) for n, said in enumerate(scenes.words(sampled)))
     chosen = dict(islice({text: n for n, text in enumerate(captions)}.items(), count))
     if not with_pictures:
         return tuple(chosen), (Inputs(),)

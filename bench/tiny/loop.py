@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Plan:
     weight_decay: float = 0.01
     ema_decay: float = 0.999
     clip_norm: float = 1.0
+    aim_seconds: float | None = None
+    """If given, ``steps`` is chosen so that training takes about this long on this machine."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     def rate_at(self, step: int) -> float:
@@ -112,9 +114,12 @@ def fit(
     optimiser = torch.optim.AdamW(
         trainable, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=device == "cuda"
     )
-    averages, log = Averages(module, plan.ema_decay), Log(plan, environment(device))
     checkpoint = work / f"{plan.stage}.pt"
-    first = _resume(checkpoint, plan, module, optimiser, averages, log)
+    if plan.aim_seconds and not checkpoint.exists():
+        plan = replace(plan, steps=int(plan.aim_seconds / _seconds_a_step(module, loss)))
+    averages, log = Averages(module, plan.ema_decay), Log(plan, environment(device))
+    first = _resume(checkpoint, log, module, optimiser, averages)
+    plan = log.plan
     started, earlier = time.perf_counter(), log.seconds
     for step, at in _steps(first, plan):
         for group in optimiser.param_groups:
@@ -133,6 +138,23 @@ def fit(
     averages.store()
     checkpoint.unlink(missing_ok=True)
     return log
+
+
+def _seconds_a_step(module: nn.Module, loss: Callable[[int], torch.Tensor], count: int = 40) -> float:
+    """Of whole steps at a rate of zero, which change nothing; the first ones compile and are not counted."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=0.0)
+    started = 0.0
+    for step in range(-5, count):
+        if step == 0:
+            started = time.perf_counter()
+        value = loss(abs(step))
+        value.backward()
+        nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        float(value)
+    return (time.perf_counter() - started) / count
 
 
 def _steps(first: int, plan: Plan) -> Iterator[tuple[int, float]]:
@@ -176,21 +198,18 @@ def _save(
 
 
 def _resume(
-    path: Path,
-    plan: Plan,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    averages: Averages,
-    log: Log,
+    path: Path, log: Log, module: nn.Module, optimiser: torch.optim.Optimizer, averages: Averages
 ) -> int:
+    """Fills all but the path from the checkpoint and returns the next step; 0 where there is none."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    if state["plan"] != asdict(plan):
+    chosen = {"steps": state["plan"]["steps"]} if log.plan.aim_seconds else {}
+    if state["plan"] != asdict(replace(log.plan, **chosen)):
         raise ValueError(f"{path} was left by another plan; remove it to start anew: {state['plan']}")
     module.load_state_dict(state["module"])
     optimiser.load_state_dict(state["optimiser"])
     averages.values = [v.to(p.device) for v, p in zip(state["averages"], averages.parameters, strict=True)]
-    log.curve, log.seconds = state["curve"], state["seconds"]
-    print(f"{plan.stage}: resuming at step {state['step']}", flush=True)
+    log.plan, log.curve, log.seconds = replace(log.plan, **chosen), state["curve"], state["seconds"]
+    print(f"{log.plan.stage}: resuming at step {state['step']}", flush=True)
     return int(state["step"])

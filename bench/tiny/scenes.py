@@ -114,10 +114,6 @@ def _sample_all(count: int, generator: torch.Generator) -> Scenes:
     )
 
 
-def _name(names: object, index: torch.Tensor) -> str:
-    return list(names)[int(index)]  # type: ignore[call-overload]
-
-
 @dataclass(frozen=True)
 class Words:
     """One scene in words; an attribute that a caption leaves out is None."""
@@ -129,14 +125,16 @@ class Words:
     position: str | None
 
 
-def words(scenes: Scenes, index: int) -> Words:
-    return Words(
-        shape=_name(SHAPES, scenes.shape[index]),
-        colour=_name(COLOURS, scenes.colour[index]),
-        background=_name(COLOURS, scenes.background[index]),
-        size=_name(SIZES, scenes.size[index]),
-        position=_name(POSITIONS, scenes.position[index]),
-    )
+def words(scenes: Scenes) -> list[Words]:
+    names = {
+        "shape": SHAPES,
+        "colour": tuple(COLOURS),
+        "background": tuple(COLOURS),
+        "size": tuple(SIZES),
+        "position": tuple(POSITIONS),
+    }
+    columns = [[names[a][i] for i in getattr(scenes, a).tolist()] for a in names]
+    return [Words(*values) for values in zip(*columns, strict=True)]
 
 
 PHRASINGS = (
@@ -165,8 +163,7 @@ def training_captions(scenes: Scenes, seed: int, *, unsaid: float) -> list[str]:
         return None if rng.random() < unsaid else value
 
     captions = []
-    for index in range(len(scenes)):
-        full = words(scenes, index)
+    for full in words(scenes):
         said = Words(maybe(full.shape), full.colour, full.background, maybe(full.size), maybe(full.position))
         captions.append(caption(said, rng.randrange(len(PHRASINGS))))
     return captions

@@ -29,11 +29,11 @@ PLANS = {
         extra={"l1": 0.5, "kl": 1e-4, "share_of_control_maps": 0.3},
     ),
     "transformer": Plan(
-        "transformer", seed=2, steps=30_000, batch=256, pool=160_000, learning_rate=1e-3,
+        "transformer", seed=2, steps=20_000, batch=512, pool=96_000, learning_rate=1e-3,
         warmup_steps=500, ema_decay=0.9995, extra={"unsaid": 0.12},
     ),
     "controlnet": Plan(
-        "controlnet", seed=3, steps=10_000, batch=256, pool=32_000, learning_rate=1e-3,
+        "controlnet", seed=3, steps=6_000, batch=512, pool=16_000, learning_rate=1e-3,
         warmup_steps=300, ema_decay=0.9995, extra={"unsaid": 0.5},
     ),
 }  # fmt: skip
@@ -144,16 +144,24 @@ def _pool(plan: Plan, tiny: models.TinyFlux, device: str, kinds: tuple[str, ...]
     vae = tiny.pipe.vae.to(device, torch.float32).eval()
     scenes = sample(plan.pool, plan.seed, held_out=False, device=device)
     captions = training_captions(scenes, plan.seed, unsaid=plan.extra["unsaid"])
-    tokens = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True, "return_tensors": "pt"}
     parts = _chunks(scenes)
     return Pool(
         latents=torch.cat([encode(vae, draw(c)) for c in parts]),
-        clip_ids=tiny.pipe.tokenizer(captions, **tokens).input_ids.to(device),
-        t5_ids=tiny.pipe.tokenizer_2(captions, **tokens).input_ids.to(device),
+        clip_ids=_token_ids(tiny.pipe.tokenizer, captions).to(device),
+        t5_ids=_token_ids(tiny.pipe.tokenizer_2, captions).to(device),
         controls=torch.stack([torch.cat([encode(vae, control_map(k, c)) for c in parts]) for k in kinds])
         if kinds
         else None,
     )
+
+
+def _token_ids(tokenizer: Any, captions: list[str]) -> torch.Tensor:
+    """(n, 24). Each distinct caption is tokenized once: most of a pool's are said several times."""
+    distinct = {text: index for index, text in enumerate(dict.fromkeys(captions))}
+    ids = tokenizer(
+        list(distinct), padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids[torch.tensor([distinct[text] for text in captions])]
 
 
 def noise_levels(count: int, generator: torch.Generator, device: str) -> torch.Tensor:
@@ -225,9 +233,8 @@ def train_transformer(plan: Plan, tiny: models.TinyFlux, work: Path, device: str
     """The text encoders are trained with it: their words mean nothing before."""
     denoiser = Denoiser(tiny, with_controlnet=False).to(device, torch.float32).train()
     run = torch.compile(denoiser) if compiled else denoiser
-    return fit(
-        plan, denoiser, _flow_loss(plan, _pool(plan, tiny, device), run, device), work=work, device=device
-    )
+    pool = _pool(plan, tiny, device)
+    return fit(plan, denoiser, _flow_loss(plan, pool, run, device), work=work, device=device)
 
 
 def train_controlnet(plan: Plan, tiny: models.TinyFlux, work: Path, device: str, compiled: bool) -> Log:
@@ -262,8 +269,14 @@ STAGES = {
 @click.option("--batch", type=int)
 @click.option("--pool", type=int, help="Pictures drawn once and sampled from.")
 @click.option("--learning-rate", type=float)
+@click.option("--aim-seconds", type=float, help="Choose the steps that take about this long here, after a probe.")
 def main(
-    stage: str, weights: Path, work: Path, device: str | None, compiled: bool | None, **changes: Any
+    stage: str,
+    weights: Path,
+    work: Path,
+    device: str | None,
+    compiled: bool | None,
+    **changes: Any,
 ) -> None:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     compiled = device == "cuda" if compiled is None else compiled

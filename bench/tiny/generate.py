@@ -1,0 +1,101 @@
+"""Pictures from Tiny FLUX through diffusers' own six pipelines, in batches, one seed a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    FluxControlNetImg2ImgPipeline,
+    FluxControlNetInpaintPipeline,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxPipeline,
+)
+
+from bench.tiny import GUIDANCE, SIZE, STEPS, TEXT_TOKENS
+from bench.tiny.draw import CONTROLS
+from bench.tiny.models import TinyFlux
+
+PIPELINES: dict[tuple[str, bool], Any] = {
+    ("txt2img", False): FluxPipeline,
+    ("img2img", False): FluxImg2ImgPipeline,
+    ("inpaint", False): FluxInpaintPipeline,
+    ("txt2img", True): FluxControlNetPipeline,
+    ("img2img", True): FluxControlNetImg2ImgPipeline,
+    ("inpaint", True): FluxControlNetInpaintPipeline,
+}
+"""(task, with ControlNet) -> class."""
+
+
+def pipeline(tiny: TinyFlux, task: str, *, control: bool) -> Any:
+    chosen = PIPELINES[task, control]
+    extra = {"controlnet": tiny.controlnet} if control else {}
+    pipe = tiny.pipe if chosen is FluxPipeline else chosen.from_pipe(tiny.pipe, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generate(
+    tiny: TinyFlux,
+    prompts: list[str],
+    seeds: list[int],
+    *,
+    task: str = "txt2img",
+    control: str | None = None,
+    inputs: dict[str, torch.Tensor] | None = None,
+    steps: int = STEPS,
+    strength: float | None = None,
+    batch: int = 50,
+) -> np.ndarray:
+    """(n, 128, 128, 3) uint8. ``inputs``: image, mask_image, control_image, each (n, c, 128, 128) in [0, 1]."""
+    pipe = pipeline(tiny, task, control=control is not None)
+    fixed: dict[str, Any] = {
+        "height": SIZE,
+        "width": SIZE,
+        "num_inference_steps": steps,
+        "guidance_scale": GUIDANCE,
+        "max_sequence_length": TEXT_TOKENS,
+        "output_type": "np",
+    }
+    if control is not None:
+        fixed["control_mode"] = CONTROLS.index(control)
+    if strength is not None:
+        fixed["strength"] = strength
+    device = tiny.pipe.transformer.device
+    pictures = []
+    for part in _parts(len(prompts), batch):
+        # On the CPU: the same noise on every device. (A pipeline moves it.)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        tensors = {name: tensor[part].to(device) for name, tensor in (inputs or {}).items()}
+        images = pipe(prompt=prompts[part], generator=generators, **tensors, **fixed).images
+        pictures.append(np.round(images * 255).astype(np.uint8))
+    return np.concatenate(pictures)
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def final_latents(
+    tiny: TinyFlux, prompts: list[str], seeds: list[int], inputs: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """(n, 16, 16, 16): what inpainting hands to the decoder, before its shift and scale are undone."""
+    pipe = pipeline(tiny, "inpaint", control=False)
+    packed = pipe(
+        prompt=prompts,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        max_sequence_length=TEXT_TOKENS,
+        strength=1.0,
+        output_type="latent",
+        **inputs,
+    ).images
+    n, side = len(prompts), SIZE // 16
+    return packed.view(n, side, side, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, 16, 2 * side, 2 * side).cpu()
