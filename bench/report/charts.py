@@ -6,6 +6,7 @@ ones; ``draw`` replaces them by the page's variables where a chart stands inline
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,28 +14,33 @@ from typing import Any
 import altair as alt
 from altair.utils.schemapi import debug_mode
 
-from bench.report import names
+from bench.report.chart_data import (
+    MOST_STACKS,
+    Rows,
+    gain_rows,
+    latency_rows,
+    life_rows,
+    memory_rows,
+    quality_rows,
+)
 from bench.report.gains import Gains
 from bench.report.groups import Section, UseCase, fastest
-from bench.report.matrix_table import memory_gb, scope
-from bench.report.pool import Measurement
+from bench.report.matrix_table import scope
 
 INK, MUTED, GRID, MARK, ACCENT, PAPER = "#1b1f24", "#59626d", "#d5dae1", "#8a94a0", "#0b62c4", "#ffffff"
 
 WIDTH = 560
-"""Pixels, labels included."""
+"""Pixels, labels of the stacks included."""
+LETTER_WIDTH = 5.8
+"""Of an axis label, on average. Vega could fit labels itself, but measures every text several times for it:
+two thirds of the time that a chart takes."""
 ROW_HEIGHT = 24
-CAPTIONS = 48
-"""Pixels for the axis below, or the legend above."""
-MOST_STACKS = 20
-"""A chart shows the fastest; the table beside it shows all."""
-MOST_DOTS = 40
-"""Requests drawn a stack: evenly spaced order statistics, smallest and largest among them."""
+SCATTER_HEIGHT = 230
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 LOG_FROM_RATIO = 3.0
 """A wider range of latencies than this is drawn on a logarithmic axis."""
 
-Rows = list[dict[str, Any]]
 DATA = alt.NamedData("rows")
 """Definitions name their data; ``Figure.vega_lite`` puts it in."""
 
@@ -75,101 +81,8 @@ def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
         *figure("life", "Warm-up, first and steady requests", life_rows(shown), life),
         *figure("memory", "Throughput against memory", memory_rows(shown, best), memory, least=2),
         *figure("quality", "Speed against quality", quality_rows(shown, best), quality, least=2),
-        *figure("gains", "Gains by layer", gain_rows(gains), gain_bars),
+        *figure("gains", "Gains by layer", gain_rows(gains), layers),
     ]
-
-
-# --- Data --------------------------------------------------------------------------------------------
-
-
-def _label(measurement: Measurement) -> str:
-    role = names.role(measurement.row)
-    return names.stack(measurement.row) + (f" ({role})" if role else "")
-
-
-def latency_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
-    """One row a dot; the statistics stand in each first row of a stack."""
-    rows: Rows = []
-    for each in shown:
-        cell = each.cell()
-        if cell is None:
-            continue
-        latency = cell.latency
-        common = {"stack": _label(each), "best": each is best}
-        rows.extend({**common, "seconds": round(value, 6)} for value in thinned(latency.raw))
-        if latency.p50.supported:
-            low, high = latency.p50.ci95 or (None, None)
-            rows.append({**common, "p50": latency.p50.value, "low": low, "high": high})
-    return rows
-
-
-def thinned(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    if len(ordered) <= MOST_DOTS:
-        return ordered
-    return [ordered[round(index * (len(ordered) - 1) / (MOST_DOTS - 1))] for index in range(MOST_DOTS)]
-
-
-def life_rows(shown: Sequence[Measurement]) -> Rows:
-    rows: Rows = []
-    for each in shown:
-        result, cell = each.latest, each.cell()
-        moments = {
-            "warm-up, all requests": sum(result.warmup.seconds) if result.warmup else None,
-            "first request": result.first_request_seconds,
-            "steady request, p50": cell.latency.p50.value if cell and cell.latency.p50.supported else None,
-        }
-        rows.extend(
-            {"stack": _label(each), "moment": moment, "seconds": seconds}
-            for moment, seconds in moments.items()
-            if seconds
-        )
-    return rows
-
-
-def memory_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
-    return [
-        {
-            "stack": _label(each),
-            "best": each is best,
-            "cell": f"{cell.users}×{cell.images}",
-            "memory": peak,
-            "images": cell.throughput_images_per_s,
-        }
-        for each in shown
-        for cell in each.cells.values()
-        if (peak := memory_gb(cell)) is not None and cell.throughput_images_per_s is not None
-    ]
-
-
-def quality_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
-    rows: Rows = []
-    for each in shown:
-        cell = each.cell()
-        error = 0.0 if each.row.is_reference else each.quality and each.quality.latent_relative_error
-        if cell and cell.latency.p50.supported and error is not None:
-            p50 = cell.latency.p50.value
-            rows.append({"stack": _label(each), "best": each is best, "p50": p50, "error": error})
-    return rows
-
-
-def gain_rows(gains: Gains) -> Rows:
-    rows: Rows = []
-    for layer in gains.layers[:MOST_STACKS]:
-        bounds = layer.gain.ratio.interval()
-        rows.append(
-            {
-                "layer": names.layer(layer.measurement.row, layer.parent.row),
-                "gain": layer.gain.ratio.value,
-                "low": bounds[0] if bounds else None,
-                "high": bounds[1] if bounds else None,
-                "faster": layer.gain.verdict == "FASTER",
-            }
-        )
-    return rows
-
-
-# --- Drawing -----------------------------------------------------------------------------------------
 
 
 def latency(data: Rows) -> alt.TopLevelMixin:
@@ -178,8 +91,9 @@ def latency(data: Rows) -> alt.TopLevelMixin:
     seconds = [value for row in data if (value := row.get("seconds"))]
     wide = max(seconds) > LOG_FROM_RATIO * min(seconds)
     title = "seconds per request, one user, one image" + (" (logarithmic)" if wide else "")
-    scale = alt.Scale(type="log" if wide else "linear", zero=False, padding=36)
-    x = alt.X("seconds:Q", title=title, scale=scale)
+    scale = alt.Scale(type="log" if wide else "linear", zero=False, nice=False, padding=36)
+    axis = _decades(seconds) if wide else alt.Axis(tickCount=6)
+    x = alt.X("seconds:Q", title=title, scale=scale, axis=axis)
     base = alt.Chart(DATA)
     dots = base.transform_filter("isValid(datum.seconds)").mark_tick(
         color=MARK, opacity=0.55, thickness=1.2, size=11
@@ -196,7 +110,7 @@ def latency(data: Rows) -> alt.TopLevelMixin:
             point.encode(x="p50:Q", y=y, color=colour),
             text.encode(x="p50:Q", y=y, text=alt.Text("p50:Q", format=".3r"), color=colour),
         ),
-        height=ROW_HEIGHT * len(order),
+        labels=order,
     )
 
 
@@ -207,14 +121,16 @@ def life(data: Rows) -> alt.TopLevelMixin:
     moment = alt.Scale(domain=moments, range=[MARK, INK, ACCENT])
     shape = alt.Scale(domain=moments, range=["square", "diamond", "circle"])
     legend = alt.Legend(title=None, orient="top")
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    axis = _decades([row["seconds"] for row in data])
     return _themed(
         chart.encode(
-            x=alt.X("seconds:Q", title="seconds (logarithmic)", scale=alt.Scale(type="log", nice=True)),
+            x=alt.X("seconds:Q", title="seconds (logarithmic)", scale=scale, axis=axis),
             y=alt.Y("stack:N", sort=order, title=None),
             color=alt.Color("moment:N", scale=moment, legend=legend),
             shape=alt.Shape("moment:N", scale=shape, legend=legend),
         ),
-        height=ROW_HEIGHT * len(order),
+        labels=order,
     )
 
 
@@ -228,7 +144,6 @@ def memory(data: Rows) -> alt.TopLevelMixin:
             color=_accented("best"),
             shape=alt.Shape("cell:N", legend=alt.Legend(title="users × images", orient="top")),
         ),
-        height=260,
     )
 
 
@@ -236,20 +151,22 @@ def quality(data: Rows) -> alt.TopLevelMixin:
     """Up and left is better. The scale is linear near 0, where identical pictures are."""
     error = alt.Scale(type="symlog", constant=0.005, reverse=True, domainMin=0)
     ticks = alt.Axis(values=[0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1], format="~g")
+    near = alt.Scale(zero=False, nice=False, padding=40)
     base = alt.Chart(DATA).encode(
-        x=alt.X("p50:Q", title="p50, one user, one image (s)", scale=alt.Scale(zero=False, padding=40)),
+        x=alt.X("p50:Q", title="p50, one user, one image (s)", scale=near, axis=alt.Axis(tickCount=6)),
         y=alt.Y("error:Q", title="relative latent error, upwards is closer", scale=error, axis=ticks),
         color=_accented("best"),
     )
     labels = base.mark_text(align="left", dx=8, fontSize=10).encode(text="stack:N")
-    return _themed(alt.layer(base.mark_point(filled=True, size=75, opacity=1), labels), height=260)
+    return _themed(alt.layer(base.mark_point(filled=True, size=75, opacity=1), labels))
 
 
-def gain_bars(data: Rows) -> alt.TopLevelMixin:
+def layers(data: Rows) -> alt.TopLevelMixin:
     base = alt.Chart(DATA)
     y = alt.Y("layer:N", sort=None, title=None)
-    one = base.mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(1))
+    one = alt.Chart(alt.Data(values=[{}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(1))
     colour = _accented("faster")
+    near = alt.Scale(zero=False, nice=False, padding=36)
     text = base.mark_text(align="left", dx=9, dy=-8, fontSize=11, fontWeight=600).encode(
         x="gain:Q", y=y, text=alt.Text("gain:Q", format=".2f"), color=colour
     )
@@ -261,14 +178,14 @@ def gain_bars(data: Rows) -> alt.TopLevelMixin:
             .encode(x="low:Q", x2="high:Q", y=y, color=colour),
             base.mark_point(filled=True, size=55, opacity=1).encode(
                 x=alt.X(
-                    "gain:Q", title="times as fast as its parent", scale=alt.Scale(zero=False, padding=20)
+                    "gain:Q", title="times as fast as its parent", scale=near, axis=alt.Axis(tickCount=6)
                 ),
                 y=y,
                 color=colour,
             ),
             text,
         ),
-        height=ROW_HEIGHT * len(data),
+        labels=[row["layer"] for row in data],
     )
 
 
@@ -276,16 +193,25 @@ def _accented(field: str) -> alt.Color:
     return alt.Color(f"{field}:N", scale=alt.Scale(domain=[True, False], range=[ACCENT, INK]), legend=None)
 
 
-def _themed(chart: Any, height: int) -> alt.TopLevelMixin:
+def _decades(values: Sequence[float]) -> alt.Axis:
+    """Ticks at 1, 2 and 5 of each decade that the values touch."""
+    first, last = (math.floor(math.log10(value)) for value in (min(values), max(values)))
+    ticks = [step * 10.0**decade for decade in range(first, last + 1) for step in (1, 2, 5)]
+    return alt.Axis(values=ticks, format="~g")
+
+
+def _themed(chart: Any, labels: Sequence[str] = ()) -> alt.TopLevelMixin:
+    """``labels``: those of the vertical axis where it names stacks, one a line."""
+    width = WIDTH - LETTER_WIDTH * max(map(len, labels), default=0)
+    height = max(ROW_HEIGHT * len(labels), 60) if labels else SCATTER_HEIGHT
     base = {"symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK}
-    font = "Liberation Sans, Arial, Helvetica, sans-serif"
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
-    fit = alt.AutoSizeParams(type="fit", contains="padding")
+    text = {"labelFontSize": 11, "titleFontSize": 11, "labelLimit": 0, "labelOverlap": False}
     return (
-        chart.properties(width=WIDTH, height=max(height, 60) + CAPTIONS, autosize=fit)
-        .configure(font=font, background=PAPER, aria=False)
+        chart.properties(width=width, height=height)
+        .configure(font=FONT, background=PAPER, aria=False)
         .configure_view(stroke=None)
-        .configure_axis(**axis, labelFontSize=11, titleFontSize=11, titleFontWeight=400, labelLimit=260)
+        .configure_axis(**axis, **text, titleFontWeight=400)
         .configure_axisY(labelColor=INK, grid=True)
         .configure_legend(labelColor=INK, titleColor=MUTED, labelFontSize=11, symbolSize=60, **base)
     )

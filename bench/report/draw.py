@@ -42,10 +42,9 @@ def _draw(folder: Path, figure: Figure) -> str:
 
     svg = shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))
     write_atomically(folder / f"{figure.name}.svg", svg + "\n")
-    image = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=PNG_SCALE)))
-    image.convert("RGB").quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        folder / f"{figure.name}.png"
-    )
+    with Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=PNG_SCALE))) as image:
+        few_colours = image.quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few_colours.save(folder / f"{figure.name}.png")
     return svg
 
 
