@@ -157,6 +157,11 @@ def resampled(values: Sequence[float], percentile: float, users: int) -> np.ndar
 def round_bootstrap(values: Sequence[float], percentile: float, users: int) -> tuple[float, float] | None:
     """Block bootstrap over rounds. ``None`` with too few rounds for this percentile: a tail needs as many
     rounds as it would need independent values, for slow requests come in company."""
+    return _round_bootstrap(tuple(values), percentile, users)
+
+
+@lru_cache(maxsize=4096)  # a table and the speed-ups beside it ask for the same interval
+def _round_bootstrap(values: tuple[float, ...], percentile: float, users: int) -> tuple[float, float] | None:
     rounds = len(rounds_of(values, users))
     if rounds < max(FEWEST_ROUNDS, smallest_n(percentile)):
         return None

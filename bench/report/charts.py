@@ -35,7 +35,7 @@ LETTER_WIDTH = 5.8
 """Of an axis label, on average. Vega could fit labels itself, but measures every text several times for it:
 two thirds of the time that a chart takes."""
 ROW_HEIGHT = 24
-SCATTER_HEIGHT = 230
+SCATTER_WIDTH, SCATTER_HEIGHT = 500, 230
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 LOG_FROM_RATIO = 3.0
@@ -202,7 +202,7 @@ def _decades(values: Sequence[float]) -> alt.Axis:
 
 def _themed(chart: Any, labels: Sequence[str] = ()) -> alt.TopLevelMixin:
     """``labels``: those of the vertical axis where it names stacks, one a line."""
-    width = WIDTH - LETTER_WIDTH * max(map(len, labels), default=0)
+    width = WIDTH - LETTER_WIDTH * max(map(len, labels)) if labels else SCATTER_WIDTH
     height = max(ROW_HEIGHT * len(labels), 60) if labels else SCATTER_HEIGHT
     base = {"symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK}
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
