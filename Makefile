@@ -42,8 +42,9 @@ $(DEVELOPMENT): $(INSTALLED)
 demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes
 	$(FLUXBENCH) demo
 
+# One thread: the models are tiny, and threads that wait for each other on few cores cost minutes.
 test: lint browser ## what proves that the bench works
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import fake_result, fake_row, write_attempt
 
 from bench import demo
+from bench.record import Code, Status
 
 
 @pytest.fixture
@@ -18,6 +20,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def let_the_demo_be(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(demo, "PARTS", ())
     monkeypatch.setattr(demo, "commands", lambda results: [("a part", line.split()) for line in lines])
 
 
@@ -29,6 +32,20 @@ def test_every_command_is_shown_before_it_runs_and_the_report_is_named(
     assert "$ fluxbench rows --where row=73" in said[0]
     assert "matrix.csv: " in capfd.readouterr().out
     assert said[-1].endswith("results/demo/analysis/index.html")
+
+
+def test_a_row_without_numbers_fails_the_demo_and_an_unstable_one_does_not(tmp_path: Path) -> None:
+    ok, unstable, crashed, missing = (
+        fake_row(row=str(number), hardware="cpu", model="tiny", size=128) for number in (1, 2, 3, 4)
+    )
+    for row, code in ((ok, Code.OK), (unstable, Code.UNSTABLE), (crashed, Code.CRASHED)):
+        result = fake_result(row, weights="tiny")
+        result.status = Status(code=code, reason="" if code is Code.OK else "as the test wants it")
+        write_attempt(tmp_path, result)
+    assert list(demo.unmeasured([ok, unstable, crashed, missing], tmp_path)) == [
+        f"{crashed.label}: crashed: as the test wants it",
+        f"{missing.label}: was not run",
+    ]
 
 
 def test_a_command_that_fails_is_named_in_the_end_and_the_rest_still_runs(
