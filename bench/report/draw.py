@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.record import write_atomically
@@ -27,13 +27,13 @@ PNG_COLOURS = 32
 """Few hues and their anti-aliasing: a palette makes the file a fifth as large."""
 
 
-def draw(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
-    """Writes each figure's SVG and PNG; name -> SVG. A chart takes about a tenth of a second, so several
-    processes share them."""
+@contextmanager
+def drawing(folder: Path) -> Iterator[Callable[[Figure], Future[str]]]:
+    """Yields what draws a figure in another process: its SVG and PNG in ``folder``, and the SVG returned. A
+    chart takes about a quarter of a second, so all processors share them while the caller goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor() as pool:
-        drawn = pool.map(partial(_draw, folder), figures, chunksize=4)
-        return {figure.name: svg for figure, svg in zip(figures, drawn, strict=True)}
+        yield lambda figure: pool.submit(_draw, folder, figure)
 
 
 def _draw(folder: Path, figure: Figure) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.record import Environment
@@ -72,11 +72,14 @@ class Report:
     attempts: int
 
 
-def report(loaded: Loaded) -> Report:
+def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _: None) -> Report:
+    """``on_section`` is told of each section as soon as it is there: its charts can be drawn meanwhile."""
     measured = measurements(loaded.attempts)
     by_hardware: dict[str, list[SectionView]] = {}
     for section in sections(measured):
-        by_hardware.setdefault(section.hardware, []).append(section_view(section))
+        view = section_view(section)
+        on_section(view)
+        by_hardware.setdefault(section.hardware, []).append(view)
     failed: dict[str, list[Failure]] = {}
     for failure in failures(loaded.attempts, measured):
         failed.setdefault(failure.row.hardware, []).append(failure)
@@ -114,12 +117,3 @@ def _case_view(section: Section, case: UseCase, spread: float | None) -> CaseVie
         comparison=matrix_table.comparison(section, case, computed),
         side=tuple(table for table in side if table.lines),
     )
-
-
-def packages(views: Iterable[SectionView]) -> dict[str, str]:
-    """Of the newest attempt of each section."""
-    found: dict[str, str] = {}
-    for view in views:
-        if view.environment:
-            found |= view.environment.packages
-    return dict(sorted(found.items()))

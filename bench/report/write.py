@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 
 from bench import layout
 from bench.record import write_atomically
 from bench.report import charts, draw, html, markdown
+from bench.report.charts import Figure
 from bench.report.load import load
-from bench.report.page import Report, report
+from bench.report.page import Report, SectionView, report
 
 WRITTEN = "written.txt"
 """What the last report wrote, one path a line: whatever of it this report no longer writes is removed,
@@ -18,18 +20,22 @@ and nothing else is."""
 
 def write(results: Path, out: Path) -> tuple[Report, Path]:
     """Renders everything under ``out``; returns what was rendered and the index page."""
-    rendered = report(load(results))
-    figures = {
-        (view.section.slug, case.case.slug): charts.figures(view.section, case.case, case.gains)
-        for page in rendered.pages
-        for view in page.sections
-        for case in view.cases
-    }
-    drawn = [each for case in figures.values() for each in case]
-    svgs = draw.draw(drawn, out / layout.CHARTS)
+    folder = out / layout.CHARTS
+    figures: dict[tuple[str, str], list[Figure]] = {}
+    drawn: dict[str, Future[str]] = {}
+    with draw.drawing(folder) as begin:
+
+        def begin_charts(view: SectionView) -> None:
+            for each in view.cases:
+                here = charts.figures(view.section, each.case, each.gains)
+                figures[view.section.slug, each.case.slug] = here
+                drawn.update({figure.name: begin(figure) for figure in here})
+
+        rendered = report(load(results), begin_charts)
+        texts = markdown.write(rendered, out / layout.SUMMARIES)
+        svgs = {name: future.result() for name, future in drawn.items()}
     pages = html.write(rendered, figures, svgs, out)
-    texts = markdown.write(rendered, out / layout.SUMMARIES)
-    pictures = [out / layout.CHARTS / f"{each.name}.{kind}" for each in drawn for kind in ("svg", "png")]
+    pictures = [folder / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
     _forget_the_last(out, [*pages, *texts, *pictures])
     return rendered, out / html.INDEX
 
