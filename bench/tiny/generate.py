@@ -15,9 +15,10 @@ from diffusers import (
     FluxInpaintPipeline,
     FluxPipeline,
 )
+from PIL import Image
 
 from bench.tiny import GUIDANCE, SIZE, STEPS, TEXT_TOKENS
-from bench.tiny.draw import CONTROLS
+from bench.tiny.draw import CONTROLS, to_uint8
 from bench.tiny.models import TinyFlux
 
 PIPELINES: dict[tuple[str, bool], Any] = {
@@ -51,7 +52,10 @@ def generate(
     strength: float | None = None,
     batch: int = 50,
 ) -> np.ndarray:
-    """(n, 128, 128, 3) uint8. ``inputs``: image, mask_image, control_image, each (n, c, 128, 128) in [0, 1]."""
+    """(n, 128, 128, 3) uint8.
+
+    ``inputs``: image, mask_image and control_image as the task asks, each (n, c, 128, 128) in [0, 1].
+    """
     pipe = pipeline(tiny, task, control=control is not None)
     fixed: dict[str, Any] = {
         "height": SIZE,
@@ -65,19 +69,24 @@ def generate(
         fixed["control_mode"] = CONTROLS.index(control)
     if strength is not None:
         fixed["strength"] = strength
-    device = tiny.pipe.transformer.device
     pictures = []
     for part in _parts(len(prompts), batch):
         # On the CPU: the same noise on every device. (A pipeline moves it.)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-        tensors = {name: tensor[part].to(device) for name, tensor in (inputs or {}).items()}
-        images = pipe(prompt=prompts[part], generator=generators, **tensors, **fixed).images
+        given = {name: pictures_of(tensor[part]) for name, tensor in (inputs or {}).items()}
+        images = pipe(prompt=prompts[part], generator=generators, **given, **fixed).images
         pictures.append(np.round(images * 255).astype(np.uint8))
     return np.concatenate(pictures)
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def pictures_of(tensor: torch.Tensor) -> list[Image.Image]:
+    """As a user gives them. Tensors would not do: ControlNet pipelines take a tensor as it is, in [-1, 1],
+    where the others scale it from [0, 1]."""
+    return [Image.fromarray(picture.squeeze()) for picture in to_uint8(tensor)]
 
 
 def final_latents(
@@ -95,7 +104,8 @@ def final_latents(
         max_sequence_length=TEXT_TOKENS,
         strength=1.0,
         output_type="latent",
-        **inputs,
+        **{name: pictures_of(tensor) for name, tensor in inputs.items()},
     ).images
     n, side = len(prompts), SIZE // 16
-    return packed.view(n, side, side, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, 16, 2 * side, 2 * side).cpu()
+    unpacked = packed.view(n, side, side, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return unpacked.reshape(n, 16, 2 * side, 2 * side).cpu()

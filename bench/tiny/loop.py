@@ -1,7 +1,7 @@
 """A training loop that can be killed and goes on where it was.
 
-Randomness is seeded per step, so a run that was stopped and resumed sees the same batches in the same order as
-one that was not. The checkpoint holds the modules, their exponential moving averages and the optimiser.
+Randomness is seeded per step, so a run that was stopped and resumed sees the same batches in the same order
+as one that was not. The checkpoint holds the modules, their exponential moving averages and the optimiser.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Averages:
 
     def update(self, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, self.parameters, 1 - keep)
+        torch._foreach_lerp_(self.values, list[torch.Tensor](self.parameters), 1 - keep)
 
     def store(self) -> None:
         """Puts the averages in the parameters' place."""
@@ -107,8 +107,8 @@ def fit(
 ) -> Log:
     """Trains ``module`` on ``loss(step)`` and leaves the averaged parameters in it.
 
-    ``work`` holds ``<stage>.pt``, which a second call with the same plan resumes from; a checkpoint of another
-    plan raises ValueError.
+    ``work`` holds ``<stage>.pt``, which a second call with the same plan resumes from; a checkpoint of
+    another plan raises ValueError.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(

@@ -1,13 +1,15 @@
 """The dimensions of Tiny FLUX: the classes of FLUX.1-dev, small.
 
-Every linear layer's sizes are multiples of 64 and heads are 64 wide, so that each quantisation and attention
-backend the bench knows accepts them; 4 heads divide over 2 and 4 GPUs; 64 image and 24 text tokens divide by 8.
+Every linear layer's sizes are multiples of 64 and heads are 64 wide, so that each quantisation and
+attention backend the bench knows accepts them; 4 heads divide over 2 and 4 GPUs; 64 image and 24 text tokens
+divide by 8.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -17,7 +19,14 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from bench.tiny import GUIDANCE, SIZE, TEXT_TOKENS
 from bench.tiny.draw import CONTROLS
@@ -28,7 +37,7 @@ PATCH = 2
 """FLUX packs 2 x 2 latents into one token."""
 PIXELS_PER_LATENT = 8
 
-FLUX_SIZES = {
+FLUX_SIZES: dict[str, Any] = {
     "in_channels": LATENT_CHANNELS * PATCH**2,
     "attention_head_dim": 64,
     "num_attention_heads": 4,
@@ -71,12 +80,12 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
 
 
-def t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer() -> T5Tokenizer:
     """One token a word; a word outside the vocabulary is spelt in letters."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -20.0)]
     pieces += [(f"▁{word}", -2.0) for word in vocabulary() if len(word) > 1]
     pieces += [(piece, -12.0) for letter in "abcdefghijklmnopqrstuvwxyz," for piece in (letter, f"▁{letter}")]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -93,10 +102,10 @@ def clip_tokenizer() -> CLIPTokenizer:
             units[:2] = [units[0] + units[1]]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_TOKENS)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_TOKENS)  # type: ignore[arg-type]
 
 
-def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
+def t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
             vocab_size=_multiple_of_64(len(tokenizer)),
@@ -106,7 +115,7 @@ def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
             num_layers=2,
             num_heads=1,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
+            tie_word_embeddings=False,  # type: ignore[call-arg]
             dropout_rate=0.0,
         )
     )
@@ -137,8 +146,10 @@ def _multiple_of_64(count: int) -> int:
 class TinyFlux:
     """Everything that a pipeline needs, before or after training."""
 
-    pipe: FluxPipeline
-    controlnet: FluxControlNetModel
+    pipe: Any
+    """A FluxPipeline. (diffusers' classes get their methods at run time, out of a type checker's sight.)"""
+    controlnet: Any
+    """A FluxControlNetModel."""
 
     def to(self, device: str, dtype: torch.dtype = torch.float32) -> TinyFlux:
         self.pipe.to(device, dtype)

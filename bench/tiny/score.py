@@ -1,7 +1,7 @@
 """Scores Tiny FLUX on held-out prompts: ``python -m bench.tiny.score`` writes ``scores.json``.
 
-No training picture has a held-out combination of shape, colour, background, size and place. Each score is a share
-of pictures (or a mean) with a 95 % Wilson interval; the checker alone decides.
+No training picture has a held-out combination of shape, colour, background, size and place. Each score is a
+share of pictures, with its 95 % Wilson interval, or a mean; the checker alone decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.tiny import SIZE, STEPS, WEIGHTS, checker, models
 from bench.tiny.draw import CONTROLS, control_map, draw, masks
 from bench.tiny.generate import generate
 from bench.tiny.loop import environment
-from bench.tiny.scenes import COLOURS, Scenes, Words, caption, inpaint_mask, sample, words
+from bench.tiny.scenes import COLOURS, SHAPES, Scenes, caption, inpaint_mask, sample, words
 
 ATTRIBUTES = ("background", "colour", "position", "shape", "size")
 IMG2IMG_STRENGTH = 0.6
@@ -86,16 +86,18 @@ def seeds(count: int) -> list[int]:
 def attributes(scenes: Scenes, readings: list[checker.Reading]) -> dict[str, Any]:
     """Share right per attribute, and confusion counts ``asked -> {read: count}`` of shapes and colours."""
     asked = words(scenes)
-    hits = {a: [getattr(w, a) == getattr(r, a) for w, r in zip(asked, readings, strict=True)] for a in ATTRIBUTES}
-    confusion = {
-        a: {
-            str(truth): dict(Counter(str(getattr(r, a)) for w, r in zip(asked, readings, strict=True)
-                                     if getattr(w, a) == truth))
-            for truth in sorted({getattr(w, a) for w in asked})
-        }
-        for a in ("shape", "colour")
-    }  # fmt: skip
-    return {**{a: share(h) for a, h in hits.items()}, "confusion": confusion}
+    pairs = {
+        a: [(getattr(w, a), getattr(r, a)) for w, r in zip(asked, readings, strict=True)] for a in ATTRIBUTES
+    }
+    shares: dict[str, Any] = {a: share([truth == found for truth, found in pairs[a]]) for a in ATTRIBUTES}
+    return {**shares, "confusion": {a: _confusion(pairs[a]) for a in ("shape", "colour")}}
+
+
+def _confusion(pairs: list[tuple[str | None, str | None]]) -> dict[str, dict[str, int]]:
+    table: dict[str, Counter[str]] = {}
+    for truth, found in pairs:
+        table.setdefault(str(truth), Counter())[str(found)] += 1
+    return {truth: dict(counts) for truth, counts in sorted(table.items())}
 
 
 def txt2img(tiny: models.TinyFlux, scenes: Scenes, **options: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -131,6 +133,11 @@ def _keypoints_right(scenes: Scenes, readings: list[checker.Reading]) -> list[fl
     return shares
 
 
+def reshaped(scenes: Scenes) -> Scenes:
+    """The same scenes with another shape in the same place."""
+    return replace(scenes, shape=(scenes.shape + 1) % len(SHAPES))
+
+
 def recoloured(scenes: Scenes) -> Scenes:
     """The same scenes with the shape in another colour (and not the background's)."""
     count = len(COLOURS)
@@ -139,8 +146,8 @@ def recoloured(scenes: Scenes) -> Scenes:
 
 
 def img2img(tiny: models.TinyFlux, scenes: Scenes) -> tuple[dict[str, Any], np.ndarray]:
-    """Asks for another colour and says nothing of the place: the picture must keep it."""
-    asked = recoloured(scenes)
+    """Asks for another shape and says nothing of the place: the picture must keep it."""
+    asked = reshaped(scenes)
     prompts = [caption(replace(w, position=None), i) for i, w in enumerate(words(asked))]
     inputs = {"image": draw(scenes)}
     pictures = generate(
@@ -149,14 +156,9 @@ def img2img(tiny: models.TinyFlux, scenes: Scenes) -> tuple[dict[str, Any], np.n
     return attributes(asked, [checker.read(p) for p in pictures]), pictures
 
 
-def repainted(scenes: Scenes) -> Scenes:
-    """Another shape in another colour at the same place of the same background."""
-    return replace(recoloured(scenes), shape=(scenes.shape + 1) % 6)
-
-
 def inpaint(tiny: models.TinyFlux, scenes: Scenes) -> tuple[dict[str, Any], np.ndarray]:
-    """Masks the shape's place and asks for another shape there."""
-    asked, mask, image = repainted(scenes), inpaint_mask(scenes), draw(scenes)
+    """Masks the shape's place and asks for another shape in another colour there."""
+    asked, mask, image = recoloured(reshaped(scenes)), inpaint_mask(scenes), draw(scenes)
     prompts = full_captions(asked)
     inputs = {"image": image, "mask_image": mask}
     pictures = generate(tiny, prompts, seeds(len(scenes)), task="inpaint", inputs=inputs, strength=1.0)
@@ -189,8 +191,7 @@ def _unmasked_latents_equal(
     """Two prompts over one picture: outside the mask their final latents must be the same, bit for bit."""
     from bench.tiny.generate import final_latents
 
-    device = tiny.pipe.transformer.device
-    inputs = {"image": image.to(device), "mask_image": mask.to(device)}
+    inputs = {"image": image, "mask_image": mask}
     one = final_latents(tiny, prompts, seeds(len(prompts)), inputs)
     other = final_latents(tiny, prompts[::-1], seeds(len(prompts)), inputs)
     small = torch.nn.functional.interpolate(mask, scale_factor=1 / models.PIXELS_PER_LATENT)
@@ -217,18 +218,19 @@ def verdicts(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return lines
 
 
+SCORES = WEIGHTS.parent / "scores.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @click.command(help=__doc__)
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), default=WEIGHTS, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS.parent / "scores.json", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=SCORES, show_default=True)
 @click.option("--count", default=500, show_default=True, help="Held-out prompts.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(list(DTYPES)), default=tuple(DTYPES))
 def main(weights: Path, out: Path, count: int, device: str, dtypes: tuple[str, ...]) -> None:
     scenes = sample(count, SEED, held_out=True)
-    report: dict[str, Any] = {"count": count, "steps": STEPS, "environment": environment(device), "dtypes": {}}
+    report: dict[str, Any] = {"count": count, "steps": STEPS, "dtypes": {}}
     for dtype in dtypes:
         tiny = models.load(weights, DTYPES[dtype]).to(device, DTYPES[dtype])
         scores = {}
@@ -237,7 +239,11 @@ def main(weights: Path, out: Path, count: int, device: str, dtypes: tuple[str, .
             scores[name], _ = score(tiny, scenes)
             shown = {k: round(v["value"], 4) for k, v in scores[name].items() if k != "confusion"}
             print(f"{dtype} {name:8s} {time.perf_counter() - started:5.1f} s  {shown}", flush=True)
-        report["dtypes"][dtype] = {"scores": scores, "targets": verdicts(scores)}
+        report["dtypes"][dtype] = {
+            "scores": scores,
+            "targets": verdicts(scores),
+            "environment": environment(device),
+        }
         write_atomically(out, json.dumps(report, indent=1) + "\n")
     for name, line in report["dtypes"][dtypes[0]]["targets"].items():
         print(f"{'met   ' if line['met'] else 'MISSED'} {name:34s} {line['target']:8s} {line['value']:.4f}")

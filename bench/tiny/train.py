@@ -1,7 +1,7 @@
 """Trains Tiny FLUX: ``python -m bench.tiny.train autoencoder``, then ``transformer``, then ``controlnet``.
 
-Each stage reads the weights directory that the one before it left and writes its own components back, with its
-plan and loss curve in ``training/<stage>.json``. Interrupted, the same command goes on where it was.
+Each stage reads the weights directory that the one before it left and writes its own components back, with
+its plan and loss curve in ``training/<stage>.json``. Interrupted, the same command goes on where it was.
 
 Flow matching as in FLUX: x_t = (1 - s) x_0 + s e, target e - x_0, guidance embedded at its constant.
 """
@@ -116,7 +116,7 @@ def _set_latent_scale(vae: Any, pictures: torch.Tensor) -> None:
     vae.register_to_config(shift_factor=round(shift, 5), scaling_factor=round(scale, 5))
 
 
-# --- what the transformer and the ControlNet share -----------------------------------------------------------
+# --- what the transformer and the ControlNet share ---------------------------------------------------------
 
 
 @dataclass
@@ -211,7 +211,9 @@ class Denoiser(nn.Module):
         )[0]
 
 
-def _flow_loss(plan: Plan, pool: Pool, denoiser: nn.Module, device: str) -> Callable[[int], torch.Tensor]:
+def _flow_loss(
+    plan: Plan, pool: Pool, denoiser: Callable[..., torch.Tensor], device: str
+) -> Callable[[int], torch.Tensor]:
     def loss(step: int) -> torch.Tensor:
         index, generator = _indices(plan, step, len(pool.latents), device)
         clean = pool.latents[index]
@@ -263,13 +265,13 @@ STAGES = {
 @click.option("--weights", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".work/tiny"), show_default=True,
               help="Where the checkpoint of an unfinished stage lies.")  # fmt: skip
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None, help="Default: cuda if there is one.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if there is one.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Default: compile on cuda.")
 @click.option("--steps", type=int, help="Shorter or longer than the stage's plan.")
 @click.option("--batch", type=int)
 @click.option("--pool", type=int, help="Pictures drawn once and sampled from.")
 @click.option("--learning-rate", type=float)
-@click.option("--aim-seconds", type=float, help="Choose the steps that take about this long here, after a probe.")
+@click.option("--aim-seconds", type=float, help="Choose the steps that take about this long here.")
 def main(
     stage: str,
     weights: Path,
