@@ -57,6 +57,7 @@ class Averages:
         self.values = [p.detach().clone() for p in self.parameters]
         self.decay = decay
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, list[torch.Tensor](self.parameters), 1 - keep)
@@ -153,7 +154,7 @@ def _seconds_a_step(module: nn.Module, loss: Callable[[int], torch.Tensor], coun
         nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        float(value)
+        float(value.detach())
     return (time.perf_counter() - started) / count
 
 
@@ -162,7 +163,7 @@ def _steps(first: int, plan: Plan) -> Iterator[tuple[int, float]]:
 
 
 def _note(log: Log, step: int, value: torch.Tensor, norm: torch.Tensor, rate: float) -> None:
-    loss = float(value)
+    loss = float(value.detach())
     if not math.isfinite(loss):
         raise FloatingPointError(f"{log.plan.stage}: loss is {loss} at step {step}; lower the learning rate")
     log.curve.append({"step": step, "loss": round(loss, 6), "seconds": round(log.seconds, 2)})
