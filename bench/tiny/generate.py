@@ -65,14 +65,16 @@ def generate(
         "max_sequence_length": TEXT_TOKENS,
         "output_type": "np",
     }
-    if control is not None:
-        fixed["control_mode"] = CONTROLS.index(control)
     if strength is not None:
         fixed["strength"] = strength
     pictures = []
     for part in _parts(len(prompts), batch):
         # On the CPU: the same noise on every device. (A pipeline moves it.)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        if control is not None:
+            mode = CONTROLS.index(control)
+            # txt2img takes one mode only; the other two take one a picture once there are several.
+            fixed["control_mode"] = mode if task == "txt2img" else [mode] * len(generators)
         given = {name: pictures_of(tensor[part]) for name, tensor in (inputs or {}).items()}
         images = pipe(prompt=prompts[part], generator=generators, **given, **fixed).images
         pictures.append(np.round(images * 255).astype(np.uint8))
