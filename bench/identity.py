@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.matrix import Row
 from bench.record import Ingredients
+from bench.tiny import WEIGHTS
 
 MEASURED_PACKAGES = (
     "torch",
@@ -41,7 +42,8 @@ MEASURED_PACKAGES = (
 """Packages whose version can move a latency or an image. A change of any other (pytest, altair) must
 not make a night of GPU results stale."""
 
-TINY_WEIGHTS = Path(__file__).parent / "tiny" / "weights"
+TINY_WEIGHTS = WEIGHTS
+"""What ``--weights tiny`` means; a test may point it elsewhere."""
 
 
 @cache
