@@ -22,7 +22,6 @@ COUNT = 40
 
 @pytest.fixture(scope="module")
 def tiny() -> models.TinyFlux:
-    torch.set_num_threads(2)
     return models.load(WEIGHTS)
 
 
