@@ -32,6 +32,20 @@ PIPELINES: dict[tuple[str, bool], Any] = {
 """(task, with ControlNet) -> class."""
 
 
+AS_TRAINED = {
+    "height": SIZE,
+    "width": SIZE,
+    "guidance_scale": GUIDANCE,
+    "max_sequence_length": TEXT_TOKENS,
+}
+"""What every call must say: the model knows nothing else."""
+
+
+def noise(seeds: list[int]) -> list[torch.Generator]:
+    """On the CPU: the same noise on every device. (A pipeline moves it.)"""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def pipeline(tiny: TinyFlux, task: str, *, control: bool) -> Any:
     chosen = PIPELINES[task, control]
     extra = {"controlnet": tiny.controlnet} if control else {}
@@ -57,20 +71,12 @@ def generate(
     ``inputs``: image, mask_image and control_image as the task asks, each (n, c, 128, 128) in [0, 1].
     """
     pipe = pipeline(tiny, task, control=control is not None)
-    fixed: dict[str, Any] = {
-        "height": SIZE,
-        "width": SIZE,
-        "num_inference_steps": steps,
-        "guidance_scale": GUIDANCE,
-        "max_sequence_length": TEXT_TOKENS,
-        "output_type": "np",
-    }
+    fixed: dict[str, Any] = {**AS_TRAINED, "num_inference_steps": steps, "output_type": "np"}
     if strength is not None:
         fixed["strength"] = strength
     pictures = []
     for part in _parts(len(prompts), batch):
-        # On the CPU: the same noise on every device. (A pipeline moves it.)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        generators = noise(seeds[part])
         if control is not None:
             mode = CONTROLS.index(control)
             # txt2img takes one mode only; the other two take one a picture once there are several.
@@ -98,14 +104,11 @@ def final_latents(
     pipe = pipeline(tiny, "inpaint", control=False)
     packed = pipe(
         prompt=prompts,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        height=SIZE,
-        width=SIZE,
+        generator=noise(seeds),
         num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        max_sequence_length=TEXT_TOKENS,
         strength=1.0,
         output_type="latent",
+        **AS_TRAINED,
         **{name: pictures_of(tensor) for name, tensor in inputs.items()},
     ).images
     n, side = len(prompts), SIZE // 16

@@ -53,14 +53,14 @@ class Averages:
     """Exponential moving averages of parameters; what is shipped. Early steps average over fewer."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.parameters = list(module.parameters())
+        self.parameters: list[torch.Tensor] = list(module.parameters())
         self.values = [p.detach().clone() for p in self.parameters]
         self.decay = decay
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, list[torch.Tensor](self.parameters), 1 - keep)
+        torch._foreach_lerp_(self.values, self.parameters, 1 - keep)
 
     def store(self) -> None:
         """Puts the averages in the parameters' place."""

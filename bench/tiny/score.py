@@ -21,7 +21,7 @@ import torch
 from bench.record import write_atomically
 from bench.tiny import SIZE, STEPS, WEIGHTS, checker, models
 from bench.tiny.draw import CONTROLS, control_map, draw, masks
-from bench.tiny.generate import generate
+from bench.tiny.generate import final_latents, generate
 from bench.tiny.loop import environment
 from bench.tiny.scenes import COLOURS, SHAPES, Scenes, caption, inpaint_mask, sample, words
 
@@ -189,8 +189,6 @@ def _unmasked_latents_equal(
     tiny: models.TinyFlux, prompts: list[str], image: torch.Tensor, mask: torch.Tensor
 ) -> list[bool]:
     """Two prompts over one picture: outside the mask their final latents must be the same, bit for bit."""
-    from bench.tiny.generate import final_latents
-
     inputs = {"image": image, "mask_image": mask}
     one = final_latents(tiny, prompts, seeds(len(prompts)), inputs)
     other = final_latents(tiny, prompts[::-1], seeds(len(prompts)), inputs)
