@@ -125,3 +125,11 @@ def test_the_host_can_describe_the_machine_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_code_that_runs_without_its_repository_knows_its_commit_from_whoever_sent_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLUXBENCH_GIT_COMMIT", "a" * 40 + "-dirty")
+    found = environment.collect([])
+    assert (found.git_commit, found.git_dirty) == ("a" * 40, True)

@@ -36,8 +36,7 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
     """All but what only torch knows; see ``with_torch``."""
     import psutil
 
-    commit = _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
-    changes = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
+    commit, dirty = _git_state()
     return record.Environment(
         **(_gpu_facts(gpus, nvml or _nvml()) if gpus else {}),
         host_id=identity.host_id(gpu.uuid for gpu in gpus),
@@ -48,10 +47,20 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
         python=platform.python_version(),
         packages=installed_packages(),
         image_digest=os.environ.get("FLUXBENCH_IMAGE_DIGEST"),
-        git_commit=commit.strip() if commit else None,
-        git_dirty=None if changes is None else bool(changes.strip()),
+        git_commit=commit,
+        git_dirty=dirty,
         variables=speed_variables(os.environ),
     )
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """(commit, whether tracked files differ from it). Where the code runs without its repository, as in a
+    container, whoever sent it there says so: ``FLUXBENCH_GIT_COMMIT=<hash>``, or ``<hash>-dirty``."""
+    if told := os.environ.get("FLUXBENCH_GIT_COMMIT"):
+        return told.removesuffix("-dirty"), told.endswith("-dirty")
+    commit = _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
+    return commit.strip() if commit else None, None if changes is None else bool(changes.strip())
 
 
 def with_torch(environment: record.Environment) -> record.Environment:
