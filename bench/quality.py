@@ -16,22 +16,11 @@ from typing import Literal
 from pydantic import Field
 
 from bench import config, record, stats
+from bench.axes import AXES
 from bench.matrix import REFERENCE, Row
 from bench.record import Strict
 
 FILE = "quality.json"
-
-EXACT_CHANGES = frozenset(
-    {
-        ("attention", "cudnn"),
-        ("attention", "native-flash"),
-        ("attention", "flash2"),
-        ("attention", "flash3"),
-        ("compilation", "inductor"),
-        ("compilation", "inductor-max"),
-    }
-)
-"""Options that compute what the reference does, at its precision, in another order of operations."""
 
 MEANING: dict[str, str] = {
     "hub": "real pictures",
@@ -149,7 +138,11 @@ def against(row: Row, result: record.Result) -> Against:
 def is_exact_variant(row: Row) -> bool:
     """Whether the row is the reference but for one change that keeps the arithmetic."""
     changed = [(axis, option) for axis, option in row.stack.items() if option != REFERENCE[axis]]
-    return len(changed) == 1 and changed[0] in EXACT_CHANGES
+    if len(changed) != 1:
+        return False
+    ((axis, option),) = changed
+    known = AXES[axis].get(option)  # a result may hold an option of another version of the bench
+    return known is not None and known.exact
 
 
 def same_task(row: Row, result: record.Result) -> tuple[object, ...]:

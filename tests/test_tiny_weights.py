@@ -102,6 +102,15 @@ def test_all_six_pipelines_take_the_shipped_components(
     assert type(pipeline(tiny, task, control=control)) is PIPELINES[task, control]
 
 
+def test_a_half_precision_model_stays_so_in_every_pipeline() -> None:
+    half = models.load(WEIGHTS, torch.bfloat16)
+    for task, control in PIPELINES:
+        pipe = pipeline(half, task, control=control)
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module):
+                assert next(part.parameters()).dtype == torch.bfloat16, (task, control, name)
+
+
 def test_a_cache_decides_by_its_threshold_and_quality_falls_as_it_skips(tiny: models.TinyFlux) -> None:
     from diffusers import FirstBlockCacheConfig
 

@@ -123,7 +123,8 @@ OPTIONS = (
         "cudnn",
         "cuDNN attention",
         needs_gpu=True,
+        exact=True,
         images=frozenset({"torch", "gguf", "sage", "xdit", "tensorrt"}),
     ),
-    _option("native-flash", "FlashAttention 2 (PyTorch's own)"),
+    _option("native-flash", "FlashAttention 2 (PyTorch's own)", exact=True),
 )

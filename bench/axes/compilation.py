@@ -102,5 +102,7 @@ def _verify_none(session: Session) -> Evidence:
 
 OPTIONS = (
     Option("none", "Eager", verify=_verify_none),
-    Option("inductor", "torch.compile (regional)", verify=_verify_inductor, apply=_apply_inductor),
+    Option(
+        "inductor", "torch.compile (regional)", verify=_verify_inductor, apply=_apply_inductor, exact=True
+    ),
 )

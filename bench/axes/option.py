@@ -57,3 +57,8 @@ class Option:
     images: frozenset[str] = frozenset({"cpu", "torch", "gguf", "sage", "xdit", "tensorrt"})
     """Container images that hold it."""
     needs_gpu: bool = False
+    needs_sm: int = 0
+    """Lowest compute capability that runs it: 80 is A100, 89 Ada, 90 H100 and H200."""
+    exact: bool = False
+    """Another way to compute just what the plain option of its axis computes: the images of the reference
+    with this option alone make the noise floor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.axes.option import Evidence, Option, Session
-from bench.axes.quantization import plain_linears
+from bench.axes.quantization.plain import plain_linears
 
 
 def _verify_none(session: Session) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,9 +48,10 @@ def noise(seeds: list[int]) -> list[torch.Generator]:
 
 
 def pipeline(tiny: TinyFlux, task: str, *, control: bool) -> Any:
+    """By constructor: ``from_pipe`` would cast every component to float32."""
     chosen = PIPELINES[task, control]
-    extra = {"controlnet": tiny.controlnet} if control else {}
-    pipe = tiny.pipe if chosen is FluxPipeline else chosen.from_pipe(tiny.pipe, **extra)
+    parts = {**tiny.pipe.components, "controlnet": tiny.controlnet}
+    pipe = chosen(**{name: parts[name] for name in inspect.signature(chosen).parameters if name in parts})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

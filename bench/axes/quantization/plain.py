@@ -1,4 +1,4 @@
-"""quantization: how the transformer's weights are stored. So far only not at all."""
+"""No quantisation, and how to tell: every linear is torch's own."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ def _verify_none(session: Session) -> Evidence:
     return plain_linears("quantization none: the transformer", session.pipe.transformer)
 
 
-OPTIONS = (Option("none", "Not quantised", verify=_verify_none),)
+NONE = Option("none", "Not quantised", verify=_verify_none)

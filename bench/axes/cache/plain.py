@@ -1,4 +1,4 @@
-"""cache: which denoising steps reuse the last step's result. So far none does."""
+"""No cache: every step is computed."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def _verify_none(session: Session) -> Evidence:
     return {"cache_enabled": False, "transformer_calls": len(calls)}
 
 
-OPTIONS = (Option("none", "No cache", verify=_verify_none),)
+NONE = Option("none", "No cache", verify=_verify_none)
