@@ -62,3 +62,6 @@ class Option:
     exact: bool = False
     """Another way to compute just what the plain option of its axis computes: the images of the reference
     with this option alone make the noise floor."""
+    latent_tolerance: float = 0.02
+    """Largest relative error (Frobenius) that its final latents may have against the plain stack of the same
+    precision on the tiny model, for any use case; the default leaves room for bf16's rounding."""
