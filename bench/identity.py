@@ -13,6 +13,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from bench import sources
 from bench.matrix import Row
 from bench.record import Ingredients
 from bench.tiny import WEIGHTS
@@ -58,15 +59,17 @@ def packages() -> dict[str, str]:
     return found
 
 
+def code_sha256(row: Row) -> str:
+    """Hash of the code that measures this row: the runner, and the row's own options."""
+    return files_sha256(tuple(sources.of_row(row)), sources.PACKAGE)
+
+
 @cache
-def code_sha256(package: Path = Path(__file__).parent) -> str:
-    """Hash of the code that measures, and of the published configs it builds from: ``bench/runner`` and
-    ``bench/axes``. Editing a report, a chart or the fan-out leaves results as fresh as they were."""
+def files_sha256(files: tuple[Path, ...], root: Path) -> str:
+    """By name below ``root`` and content."""
     digest = hashlib.sha256()
-    for folder in ("axes", "runner"):
-        sources = (path for path in (package / folder).rglob("*") if path.suffix in {".py", ".json"})
-        for path in sorted(sources):
-            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in files:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -80,7 +83,7 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def ingredients(weights: str, lock: str | None = None) -> Ingredients:
+def ingredients(row: Row, weights: str, lock: str | None = None) -> Ingredients:
     """What a fingerprint is made of beside the row, as it is here and now.
 
     ``weights`` is the source: revision of ``hub`` and seed of ``synthetic`` are constants of the runner's
@@ -90,7 +93,7 @@ def ingredients(weights: str, lock: str | None = None) -> Ingredients:
     return Ingredients(
         weights=weights,
         data=weights_sha256(TINY_WEIGHTS) if weights == "tiny" else "",
-        code=code_sha256(),
+        code=code_sha256(row),
         versions=lock or " ".join(f"{name}=={version}" for name, version in sorted(packages().items())),
     )
 
@@ -103,7 +106,7 @@ def fingerprint_of(row: Row, made_of: Ingredients) -> str:
 
 def fingerprint(row: Row, weights: str, lock: str | None = None) -> str:
     """The fingerprint that a result would have if the row ran here and now."""
-    return fingerprint_of(row, ingredients(weights, lock))
+    return fingerprint_of(row, ingredients(row, weights, lock))
 
 
 def host_id(gpu_uuids: Iterable[str]) -> str:

@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # As in the warm runner: an edit of the code while these tests run makes no difference to them.
-    monkeypatch.setattr(identity, "code_sha256", lambda: "frozen")
+    monkeypatch.setattr(identity, "code_sha256", lambda row: "frozen")
 
 
 @pytest.fixture

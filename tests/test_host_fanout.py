@@ -167,7 +167,7 @@ def test_results_of_other_code_are_shown_as_stale_and_kept(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_rows(results, [cpu_row()])
-    monkeypatch.setattr(identity, "code_sha256", lambda: "other code")
+    monkeypatch.setattr(identity, "code_sha256", lambda row: "other code")
     _, said = run_rows(results, [cpu_row()])
     assert "stale results, shown as stale and not counted as done: row 1" in said
     assert len(saved(results)) == 2

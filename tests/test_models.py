@@ -223,12 +223,13 @@ def test_every_use_case_has_its_pipeline_and_none_recasts_a_component(
 
 def test_a_changed_published_config_changes_the_hash_of_the_code(tmp_path: Path) -> None:
     """The configs are what synthetic weights are built from: results of another one are stale."""
-    from bench import identity
+    from bench import identity, sources
 
     hashes = set()
     for layers in (19, 20):
-        config = tmp_path / str(layers) / "runner" / "published" / "transformer.json"
+        package = tmp_path / str(layers)
+        config = package / "runner" / "published" / "transformer.json"
         config.parent.mkdir(parents=True)
         config.write_text(f'{{"num_layers": {layers}}}')
-        hashes.add(identity.code_sha256(tmp_path / str(layers)))
+        hashes.add(identity.files_sha256(tuple(sources.of_runner(package)), package))
     assert len(hashes) == 2

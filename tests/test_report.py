@@ -21,7 +21,7 @@ def attempt(results: Path, row: Row, **result: Any) -> tuple[Path, Result]:
     """A fake attempt that this checkout's code made."""
     made = fake_result(row, **result)
     if made.ingredients is not None:
-        here = identity.ingredients(made.ingredients.weights)
+        here = identity.ingredients(row, made.ingredients.weights)
         update = {"ingredients": here, "fingerprint": identity.fingerprint_of(row, here)}
         made = made.model_copy(update=update)
     return write_attempt(results, made), made

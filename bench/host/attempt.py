@@ -37,7 +37,7 @@ def first_result(job: Job, fingerprint: str, environment: Environment) -> Result
         budget=job.budget,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint,
-        ingredients=ingredients(job.weights),
+        ingredients=ingredients(job.row, job.weights),
         environment=environment,
     )
 

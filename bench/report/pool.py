@@ -126,7 +126,7 @@ def _other_code(attempt: Attempt) -> bool:
     made_of = attempt.result.ingredients
     if made_of is None:
         return False
-    here = identity.ingredients(made_of.weights)
+    here = identity.ingredients(attempt.row, made_of.weights)
     return (made_of.code, made_of.data) != (here.code, here.data)
 
 

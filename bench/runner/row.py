@@ -120,7 +120,7 @@ def _claim(row: Row) -> list[Gpu]:
 
 def opening(job: Job) -> record.Result:
     """What is known before anything has happened."""
-    ingredients = identity.ingredients(job.weights)
+    ingredients = identity.ingredients(job.row, job.weights)
     return record.Result(
         status=RUNNING,
         row=job.row.model_dump(),

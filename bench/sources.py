@@ -1,0 +1,95 @@
+"""Which source files a row's numbers come from: what its fingerprint hashes of the code.
+
+The runner, and the modules that apply and verify the row's own options. Another option, a report or a rule
+may change without making a night of results stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bench.axes import AXES
+from bench.matrix import Row
+
+PACKAGE = Path(__file__).parent
+OFF_THE_CLOCK = frozenset({"command.py", "environment.py", "job.py", "judge.py", "overhead.py"})
+"""Of ``bench/runner``: they describe a machine, word a status or start a row, and no request passes through
+them."""
+DECLARATIONS = frozenset({"bench.axes", "bench.axes.option"})
+"""Where options are listed, and what an option is."""
+
+
+def of_row(row: Row) -> list[Path]:
+    """Sorted; the same in every process, with or without torch."""
+    return sorted({*of_runner(), *_of_options(tuple(row.stack.items()))})
+
+
+def of_runner(package: Path = PACKAGE) -> list[Path]:
+    """With the published configs, from which synthetic weights are built."""
+    files = (path for path in (package / "runner").rglob("*") if path.suffix in {".py", ".json"})
+    return sorted(path for path in files if path.name not in OFF_THE_CLOCK)
+
+
+@cache
+def _of_options(stack: tuple[tuple[str, str], ...]) -> frozenset[Path]:
+    options = (AXES[axis].get(name) for axis, name in stack)
+    asked = {
+        module
+        for option in options
+        if option is not None
+        for function in (option.apply, option.verify)
+        for module in _modules(function)
+    }
+    return frozenset(map(_file, _with_imports(asked)))
+
+
+def _modules(thing: Any) -> Iterator[str]:
+    """Modules of ``bench.axes`` that a function, or what it was bound to, is made in."""
+    if isinstance(thing, partial):
+        for part in (thing.func, *thing.args, *thing.keywords.values()):
+            yield from _modules(part)
+    module = thing.__module__ if isinstance(thing, (Callable, type)) else type(thing).__module__  # type: ignore[arg-type]
+    if _is_axis(module):
+        yield module
+
+
+def _with_imports(modules: Iterable[str]) -> set[str]:
+    """These, and what they import of ``bench.axes``, inside functions too."""
+    found: set[str] = set()
+    open_ = list(modules)
+    while open_:
+        module = open_.pop()
+        if module not in found:
+            found.add(module)
+            open_ += _imported(module)
+    return found
+
+
+@cache
+def _imported(module: str) -> frozenset[str]:
+    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    named = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(name for name in named if _is_axis(name) and _is_module(name))
+
+
+def _is_axis(module: str) -> bool:
+    return module.startswith("bench.axes.") and module not in DECLARATIONS
+
+
+def _is_module(name: str) -> bool:
+    plain = PACKAGE.parent / Path(*name.split("."))
+    return plain.with_suffix(".py").is_file() or (plain / "__init__.py").is_file()
+
+
+def _file(module: str) -> Path:
+    return Path(str(importlib.import_module(module).__file__))
