@@ -59,6 +59,8 @@ class Option:
     needs_gpu: bool = False
     needs_sm: int = 0
     """Lowest compute capability that runs it: 80 is A100, 89 Ada, 90 H100 and H200."""
+    gpu_precisions: frozenset[str] = frozenset({"fp32", "tf32", "fp16", "bf16"})
+    """Precisions (options of that axis) that its GPU kernels take; a rule refuses the others on a GPU."""
     exact: bool = False
     """Another way to compute just what the plain option of its axis computes: the images of the reference
     with this option alone make the noise floor."""
