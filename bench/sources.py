@@ -78,7 +78,9 @@ def _imported(module: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            # A module out of a package brings itself, not the package's list of every option.
+            members = (f"{node.module}.{alias.name}" for alias in node.names)
+            named |= {member if _is_module(member) else node.module for member in members}
     return frozenset(name for name in named if _is_axis(name) and _is_module(name))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.axes import AXES
-from bench.axes.compilation import graphs_compiled
+from bench.axes.compilation.graphs import graphs_compiled
 from bench.axes.option import NotApplied, Session, Unavailable
 from bench.matrix import Row
 

@@ -24,7 +24,8 @@ def test_a_row_hashes_the_runner_and_its_own_options_only(make_row: MakeRow) -> 
     assert {"runner/server.py", "runner/published/transformer.json", "axes/cache/plain.py"} <= plain
     assert not plain & {"report/page.py", "rules.py", "axes/option.py", "axes/__init__.py"}
     compiled = names(make_row(compilation="inductor"))
-    assert {name for name in compiled if name.startswith("axes/")} >= {"axes/attention.py", "axes/vae.py"}
+    assert compiled >= {"axes/attention/torchs.py", "axes/compilation/regional.py", "axes/vae.py"}
+    assert not compiled & {"axes/attention/packages.py", "axes/compilation/tensorrt.py"}
 
 
 def test_an_option_brings_what_its_module_imports(make_row: MakeRow) -> None:

@@ -88,8 +88,9 @@ def _require_dtype(option: str, component: str, counts: dict[str, int], module: 
 def _prediction_dtype(option: str, session: Session) -> str:
     """The dtype of what the transformer really returned in a one-step request."""
     seen: list[str] = []
-    handle = session.pipe.transformer.proj_out.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(str(output.dtype).removeprefix("torch."))
+    # A hook on the model, not on its last layer: where the whole model is compiled, that one is not called.
+    handle = session.pipe.transformer.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(str(output[0].dtype).removeprefix("torch."))
     )
     try:
         session.run(steps=1)

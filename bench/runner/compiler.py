@@ -33,9 +33,9 @@ def graphs_compiled() -> int:
     eager row seconds."""
     if "torch._dynamo" not in sys.modules:
         return 0
-    from bench.axes import compilation
+    from bench.axes.compilation import graphs
 
-    return compilation.graphs_compiled()
+    return graphs.graphs_compiled()
 
 
 def compile_seconds() -> float | None:

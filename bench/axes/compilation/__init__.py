@@ -1,0 +1,7 @@
+"""compilation: what turns the transformer's Python into fused kernels."""
+
+from __future__ import annotations
+
+from bench.axes.compilation import eager, regional, tensorrt, whole
+
+OPTIONS = (eager.NONE, regional.INDUCTOR, whole.INDUCTOR_MAX, tensorrt.TENSORRT)

@@ -1,0 +1,73 @@
+"""What dynamo compiled in this process, and what is compiled of a pipeline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from bench.axes.attention.backends import attended
+from bench.axes.option import Evidence, Session, Unavailable
+
+RECOMPILE_LIMIT = 64
+"""Static shapes x two kinds of block x (transformer, ControlNet) x batch sizes pass torch's default of 8, and
+with ``fullgraph=True`` that is an error."""
+
+
+def graphs_compiled() -> int:
+    """Graphs that dynamo compiled in this process so far. A difference of two readings is the number of
+    compile events between them."""
+    import torch._dynamo.utils
+
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def blocks(pipe: Any) -> dict[str, list[Any]]:
+    """The repeated blocks by component. The ControlNet is built of the transformer's blocks but does not
+    declare ``_repeated_blocks``, so ``compile_repeated_blocks`` would refuse it."""
+    kinds = pipe.transformer._repeated_blocks
+    return {
+        name: [block for block in module.modules() if type(block).__name__ in kinds]
+        for name, module in attended(pipe).items()
+    }
+
+
+def block_compiled(block: Any) -> bool:
+    return getattr(block, "_compiled_call_impl", None) is not None
+
+
+def forward_compiled(module: Any) -> bool:
+    """Whether its ``forward`` is what ``torch.compile`` returned."""
+    return hasattr(module.forward, "_torchdynamo_orig_callable")
+
+
+def require_compiler(option: str, session: Session) -> None:
+    """Inductor fails late, in the first request, where its compilers are missing; say so before."""
+    from torch._inductor import cpp_builder, exc
+    from torch.utils._triton import has_triton
+
+    needs = f"{session.row.label}: compilation {option} needs"
+    if session.device == "cpu":
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise Unavailable(f"{needs} a C++ compiler; install one (apt-get install g++)") from error
+        return
+    if not has_triton():
+        raise Unavailable(f"{needs} Triton on a GPU; install torch's CUDA build, which brings it")
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise Unavailable(f"{needs} a C compiler for Triton's launchers; install one (apt-get install gcc)")
+
+
+def compile_events(session: Session) -> Evidence:
+    """Counts of this process, and of one more request of a shape that is warm: to recompile then is to
+    recompile in what is measured."""
+    import torch._dynamo.utils
+
+    before = graphs_compiled()
+    session.run(steps=1)
+    return {
+        "graphs": graphs_compiled(),
+        "graph_breaks": sum(torch._dynamo.utils.counters["graph_break"].values()),
+        "recompiles_after_warm_up": graphs_compiled() - before,
+    }

@@ -1,0 +1,38 @@
+"""Regional compilation, as diffusers' ``compile_repeated_blocks``: each repeated block is compiled by itself,
+into a few graphs that all blocks share.
+
+``dynamic=False`` is ours: torch would otherwise compile the second shape with symbolic sizes, and the speed
+of a four-image cell would depend on whether a one-image cell ran before it in the same process.
+"""
+
+from __future__ import annotations
+
+from bench.axes.compilation import graphs
+from bench.axes.option import Evidence, NotApplied, Option, Session
+
+
+def _apply(session: Session) -> None:
+    import torch._dynamo
+
+    graphs.require_compiler("inductor", session)
+    torch._dynamo.config.recompile_limit = graphs.RECOMPILE_LIMIT
+    for blocks in graphs.blocks(session.pipe).values():
+        for block in blocks:
+            block.compile(fullgraph=True, dynamic=False)
+
+
+def _verify(session: Session) -> Evidence:
+    by_component = graphs.blocks(session.pipe)
+    compiled = {name: sum(map(graphs.block_compiled, blocks)) for name, blocks in by_component.items()}
+    for name, blocks in by_component.items():
+        if compiled[name] != len(blocks) or not blocks:
+            raise NotApplied(
+                f"compilation inductor: {compiled[name]} of {len(blocks)} blocks of the {name} compiled"
+            )
+    events = graphs.compile_events(session)
+    if events["graphs"] == 0:
+        raise NotApplied("compilation inductor: blocks are marked for it, but dynamo compiled no graph")
+    return {"blocks": compiled, **events}
+
+
+INDUCTOR = Option("inductor", "torch.compile (regional)", verify=_verify, apply=_apply, exact=True)

@@ -1,0 +1,73 @@
+"""TensorRT, through Torch-TensorRT's backend of ``torch.compile``: one engine a component if all converts.
+
+FLUX computes its rotary frequencies in float64, which TensorRT does not have (``truncate_double``). A build
+that fails is an error here; the backend by itself would fall back to eager torch with a warning.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from bench.axes.compilation import whole
+from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
+from bench.axes.profiles import profile_transformer
+
+_INSTALL = "pip install torch-tensorrt==2.11.0 (with torch 2.11), or run the row in image tensorrt"
+ENGINE = "tensorrt::execute_engine"
+"""The operation by which Torch-TensorRT's C++ runtime runs an engine."""
+
+
+def _apply(session: Session) -> None:
+    if session.device == "cpu":
+        raise Unavailable(
+            f"{session.row.label}: compilation tensorrt needs an NVIDIA GPU and this row runs on the CPU;"
+            " use compilation inductor there"
+        )
+    needs = f"{session.row.label}: compilation tensorrt needs torch-tensorrt"
+    if find_spec("torch_tensorrt") is None:
+        raise Unavailable(f"{needs}, which is not installed; {_INSTALL}")
+    try:
+        import torch_tensorrt  # noqa: F401  registers the backend
+    except Exception as error:  # it raises a bare Exception where TensorRT's libraries are missing
+        raise Unavailable(f"{needs}, which does not load ({error}); {_INSTALL}") from error
+    whole.compile_forward(session, backend="tensorrt", options=_options(session.row.precision))
+
+
+def _options(precision: str) -> dict[str, Any]:
+    """For torch_tensorrt.dynamo.CompilationSettings (2.11.0). Which kernels were fastest is kept with the
+    compile cache; the engines themselves, which hold the weights, are built anew by every process."""
+    options: dict[str, Any] = {
+        "truncate_double": True,
+        "disable_tf32": precision == "fp32",
+        "pass_through_build_failures": True,
+        "use_python_runtime": False,
+    }
+    if cache := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        options["timing_cache_path"] = os.path.join(cache, "tensorrt-timing.bin")
+    return options
+
+
+def _verify(session: Session) -> Evidence:
+    found = whole.require_whole_graphs("tensorrt", session)
+    operations, _ = profile_transformer(session)
+    return {**found, "engines_in_one_step": require_engines(operations)}
+
+
+def require_engines(operations: dict[str, int]) -> int:
+    """``operations`` of a one-step profile of the transformer. Raises NotApplied where no engine ran."""
+    if not operations.get(ENGINE):
+        raise NotApplied(f"compilation tensorrt: no {ENGINE} among {len(operations)} operations of one step")
+    return operations[ENGINE]
+
+
+TENSORRT = Option(
+    "tensorrt",
+    "TensorRT",
+    verify=_verify,
+    apply=_apply,
+    images=frozenset({"tensorrt"}),
+    needs_gpu=True,
+    needs_sm=80,
+)
