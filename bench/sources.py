@@ -7,7 +7,6 @@ may change without making a night of results stale.
 from __future__ import annotations
 
 import ast
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -89,9 +88,11 @@ def _is_axis(module: str) -> bool:
 
 
 def _is_module(name: str) -> bool:
-    plain = PACKAGE.parent / Path(*name.split("."))
-    return plain.with_suffix(".py").is_file() or (plain / "__init__.py").is_file()
+    return _file(name).is_file()
 
 
 def _file(module: str) -> Path:
-    return Path(str(importlib.import_module(module).__file__))
+    """Found without importing it: what only the runner calls may import torch."""
+    plain = PACKAGE.parent / Path(*module.split("."))
+    package = plain / "__init__.py"
+    return package if package.is_file() else plain.with_suffix(".py")
