@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench import layout, pictures, quality
+from bench import layout, pictures, quality, steady
 from bench.record import HAS_NUMBERS, Cell, Result
 from bench.runner import telemetry
 
@@ -75,28 +75,37 @@ def _request_faults(folder: Path, result: Result) -> Iterator[str]:
     yield from faults
     try:
         windows = _windows(lines)
+        counts = {
+            name: steady.summed(line.get("counts", {}) for line in each) for name, each in windows.items()
+        }
+        latencies = {
+            name: [line["queue_seconds"] + line["service_seconds"] for line in each]
+            for name, each in windows.items()
+        }
     except (KeyError, TypeError) as error:
         yield f"a line lacks the field {error}"
         return
     for cell in cells:
         assert cell.latency is not None  # _measured() took no others
         name, raw = f"{cell.users}x{cell.images}", cell.latency.raw
-        seconds = windows.get(name, [])
+        seconds = latencies.get(name, [])
         if len(seconds) != len(raw):
             yield f"cell {name}: {len(seconds)} requests of its window, but the result has {len(raw)}"
         elif any(abs(a - b) > LINE_ROUNDING_SECONDS for a, b in zip(seconds, raw, strict=True)):
             yield f"cell {name}: its latencies are not those of the result"
+        elif counts.get(name, {}) != cell.counts:
+            yield f"cell {name}: its lines count {counts.get(name)}, the result {cell.counts}"
 
 
-def _windows(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """cell -> latencies of its last window. One that was discarded may stand before it: each begins with a
+def _windows(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """cell -> lines of its last window. One that was discarded may stand before it: each begins with a
     first round, which is not counted."""
-    windows: dict[str, list[float]] = {}
+    windows: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         if not line["counted"]:
             windows[line["cell"]] = []
         else:
-            windows.setdefault(line["cell"], []).append(line["queue_seconds"] + line["service_seconds"])
+            windows.setdefault(line["cell"], []).append(line)
     return windows
 
 

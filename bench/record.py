@@ -153,6 +153,9 @@ class Cell(Strict):
     power: Power = Field(default_factory=Power)
     warmup_seconds: list[float] = Field(default_factory=list)
     """The warm-up at this batch, on the cell that came first with it; empty on those that found it warm."""
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """axis -> what its option counted in the n requests together, e.g. steps that a cache skipped; absent for
+    options that count nothing per request."""
     load: str = "closed"
     """``closed``, or ``poisson:RATE`` in requests per second and user."""
     anomalies: list[Anomaly] = Field(default_factory=list)

@@ -117,3 +117,14 @@ def suspect_spans(references: Iterable[tuple[float, float]]) -> list[tuple[float
 def suspect(moment: float, references: Iterable[tuple[float, float]]) -> bool:
     """Whether a row measured at ``moment`` lies between two references that disagree."""
     return any(before < moment < after for before, after in suspect_spans(references))
+
+
+def summed(requests: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """axis -> each figure's sum over the requests."""
+    totals: dict[str, dict[str, int]] = {}
+    for request in requests:
+        for axis, counts in request.items():
+            total = totals.setdefault(axis, {})
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
+    return totals

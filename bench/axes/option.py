@@ -16,6 +16,10 @@ Evidence = dict[str, Any]
 """JSON-ready facts that prove an option ran; goes into ``effective`` of the result."""
 
 
+Counts = dict[str, int]
+"""What an option counted while one request ran; every figure can be summed over requests."""
+
+
 class NotApplied(Exception):
     """The option was asked for, the row ran, and nothing shows that the option took part."""
 
@@ -39,6 +43,11 @@ class Session:
     """``run(steps=1)``: one request of the row's shape; used by ``verify`` for a short profile."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What ``apply`` leaves for ``verify``, by option id."""
+    after_request: dict[str, Callable[[], Counts]] = field(default_factory=dict)
+    """axis -> what its option counted in the request that has just ended; ``apply`` puts it here. The server
+    calls each once after every measured or warm-up request, writes the answers into the request's line and
+    sums them over a cell. It may raise NotApplied, which ends the row: evidence of every request, where
+    ``verify`` saw one."""
 
 
 def nothing(session: Session) -> None:

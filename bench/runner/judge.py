@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench import record, stats
-from bench.axes.option import NotApplied, Unavailable
+from bench.axes.option import Counts, NotApplied, Unavailable
 from bench.config import ANOMALIES, TELEMETRY
 from bench.host.gpus import GpuError
 from bench.record import Anomaly, Code, Status
@@ -88,8 +88,12 @@ def _tail(error: BaseException) -> list[str]:
     return [line[:300] for line in lines if line.strip()][-LOG_TAIL_LINES:]
 
 
-def anomalies(latencies: Sequence[float], samples: Sequence[Sample], recompiles: int) -> list[Anomaly]:
-    """What a reader should know before quoting the cell. Nothing here removes a value."""
+def anomalies(
+    latencies: Sequence[float], samples: Sequence[Sample], recompiles: int, counts: Mapping[str, Counts]
+) -> list[Anomaly]:
+    """What a reader should know before quoting the cell. Nothing here removes a value.
+
+    ``counts``: what the stack's options counted in the window, by axis."""
     found = []
     median = stats.median(latencies)
     slow = [value for value in latencies if value > ANOMALIES.outlier_ratio * median]
@@ -98,6 +102,10 @@ def anomalies(latencies: Sequence[float], samples: Sequence[Sample], recompiles:
         found.append(Anomaly(kind="outliers", detail=f"{detail}, the slowest {max(slow):.3f} s"))
     if recompiles:
         found.append(Anomaly(kind="recompiled", detail=f"{recompiles} graphs compiled inside the window"))
+    cache = counts.get("cache")
+    if cache and not cache["steps_skipped"]:
+        detail = f"the cache skipped none of {cache['steps_computed']} steps: the row shows what asking costs"
+        found.append(Anomaly(kind="nothing_skipped", detail=detail))
     if not samples:
         found.append(Anomaly(kind="no_telemetry", detail="no sample lies in the window; see log.txt"))
     capped = telemetry.share_with(samples, TELEMETRY.power_cap_bit)

@@ -22,7 +22,7 @@ from bench.runner.job import Job
 from bench.runner.load import closed_loop
 from bench.runner.outputs import Output
 from bench.runner.server import Server
-from bench.runner.window import Stages
+from bench.runner.window import Facts
 
 
 class Overhead(record.Strict):
@@ -92,7 +92,7 @@ def _measured(server: Server, index: int, paired: Paired) -> None:
     """One request through the closed loop, with everything that a cell does for it."""
     cpu_of_request = 0.0
 
-    def serve(_position: int) -> tuple[Output, Stages]:
+    def serve(_position: int) -> tuple[Output, Facts]:
         nonlocal cpu_of_request
         begun = time.process_time()
         answer = server.serve(1, index)

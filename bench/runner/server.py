@@ -21,7 +21,7 @@ from bench.runner.job import Job
 from bench.runner.load import Served
 from bench.runner.outputs import Output, require_valid
 from bench.runner.telemetry import Device, Telemetry
-from bench.runner.window import Stages, Window, cell_of
+from bench.runner.window import Facts, Window, cell_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Server:
         return cell
 
     def _measure(self, users: int, images: int) -> Window:
-        served: list[Served[Stages]] = []
+        served: list[Served[Facts]] = []
         latencies: list[float] = []
         graphs = compiler.graphs_compiled()
         self._reset_peak_memory()
@@ -134,18 +134,19 @@ class Server:
         peak = self._peak_memory_bytes()
         return Window(users, images, str(self.job.load), served, samples, self.devices, recompiles, peak)
 
-    def serve(self, images: int, index: int) -> tuple[Output, Stages]:
+    def serve(self, images: int, index: int) -> tuple[Output, Facts]:
         """Request ``index`` of the fixed list, from prompt to decoded images in host memory."""
         clock = StageClock(self.device)
         request = self.manifest.request(index, images)
         synchronise(self.device)
         output = tasks.generate(self.pipe, self.job.row, request, on_stage=clock.stage, on_step=clock.step)
         synchronise(self.device)
-        return output, clock.seconds()
+        counts = {axis: count() for axis, count in self.session.after_request.items()}
+        return output, Facts(clock.seconds(), counts)
 
-    def keep_books(self, request: Served[tuple[Output, Stages]], users: int, images: int) -> Served[Stages]:
+    def keep_books(self, request: Served[tuple[Output, Facts]], users: int, images: int) -> Served[Facts]:
         """Refuses what is no picture, writes the request down and forgets the pictures."""
-        output, stages = request.output
+        output, facts = request.output
         require_valid(self.job.row, output, images)
         if self.diary.result.first_request_seconds is None:
             self.diary.result.first_request_seconds = request.latency_seconds
@@ -156,9 +157,10 @@ class Server:
             counted=request.index >= users,
             queue_seconds=round(request.queue_seconds, 6),
             service_seconds=round(request.service_seconds, 6),
-            stages={name: round(seconds, 6) for name, seconds in stages.items()},
+            stages={name: round(seconds, 6) for name, seconds in facts.stages.items()},
+            **({"counts": facts.counts} if facts.counts else {}),
         )
-        return request.keeping(stages)
+        return request.keeping(facts)
 
     def save_quality(self) -> None:
         """Latents and images of the fixed quality prompts; ``fluxbench quality`` computes from the files."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench import config, record, stats, steady
+from bench.axes.option import Counts
 from bench.record import Code, Status
 from bench.runner import judge, telemetry
 from bench.runner.load import Served
@@ -16,13 +17,22 @@ Stages = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is kept of a request once its pictures are forgotten."""
+
+    stages: Stages
+    counts: dict[str, Counts] = field(default_factory=dict)
+    """axis -> what its option counted"""
+
+
+@dataclass(frozen=True)
 class Window:
     """All that was recorded while one cell ran: ``served`` begins with the round that no figure uses."""
 
     users: int
     images: int
     load: str
-    served: Sequence[Served[Stages]]
+    served: Sequence[Served[Facts]]
     samples: Sequence[Sample]
     """Telemetry between the first steady request's schedule and the last one's end."""
     devices: Sequence[Device]
@@ -31,7 +41,7 @@ class Window:
     """(allocated, reserved) at most; None without a GPU."""
 
     @property
-    def steady(self) -> Sequence[Served[Stages]]:
+    def steady(self) -> Sequence[Served[Facts]]:
         return self.served[self.users :]
 
     @property
@@ -52,6 +62,7 @@ def cell_of(window: Window, settled: bool) -> record.Cell:
         [request.finished for request in window.served], window.begin, window.images
     )
     power = telemetry.power(window.samples, window.devices, images_per_s=throughput)
+    counts = steady.summed(request.output.counts for request in requests)
     return record.Cell(
         users=window.users,
         images=window.images,
@@ -66,7 +77,8 @@ def cell_of(window: Window, settled: bool) -> record.Cell:
         memory=_memory(window),
         utilisation=telemetry.utilisation(window.samples),
         power=power,
-        anomalies=judge.anomalies(latencies, window.samples, window.recompiles),
+        counts=counts,
+        anomalies=judge.anomalies(latencies, window.samples, window.recompiles, counts),
         load=window.load,
     )
 
@@ -126,7 +138,8 @@ def _memory(window: Window) -> record.Memory:
     return memory
 
 
-def _by_stage(requests: Sequence[Served[Stages]]) -> dict[str, list[float]]:
+def _by_stage(requests: Sequence[Served[Facts]]) -> dict[str, list[float]]:
     """Stages that every request has: a mean over some of them would be one over others' prompts."""
-    names = [name for name in requests[0].output if all(name in request.output for request in requests)]
-    return {name: [request.output[name] for request in requests] for name in names}
+    stages = [request.output.stages for request in requests]
+    names = [name for name in stages[0] if all(name in each for each in stages)]
+    return {name: [each[name] for each in stages] for name in names}

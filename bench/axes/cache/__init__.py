@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bench.axes.cache import plain
+from bench.axes.cache import plain, stepwise
 
-OPTIONS = (plain.NONE,)
+OPTIONS = (plain.NONE, *stepwise.OPTIONS)
