@@ -7,7 +7,9 @@ here?", so they must agree to the byte, and neither may need torch.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
@@ -61,16 +63,31 @@ def packages() -> dict[str, str]:
 
 def code_sha256(row: Row) -> str:
     """Hash of the code that measures this row: the runner, and the row's own options."""
-    return files_sha256(tuple(sources.of_row(row)), sources.PACKAGE)
+    return _stack_sha256(tuple(row.stack.items()))
 
 
 @cache
+def _stack_sha256(stack: sources.Stack) -> str:
+    return files_sha256(tuple(sources.of_stack(stack)), sources.PACKAGE)
+
+
 def files_sha256(files: tuple[Path, ...], root: Path) -> str:
     """By name below ``root`` and content."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+@cache
+def installed_lock(prefix: Path = Path(sys.prefix)) -> str | None:
+    """The lock that this Python's packages were installed from: its hash, and the build of torch that took
+    the place of the locked one, if any. ``docker/install.py`` leaves it there, in images and in virtual
+    environments. None where packages were installed by hand, so that their versions stand for them."""
+    try:
+        return (prefix / "fluxbench-lock").read_text().strip()
+    except FileNotFoundError:
+        return None
 
 
 @cache
@@ -87,9 +104,10 @@ def ingredients(row: Row, weights: str, lock: str | None = None) -> Ingredients:
     """What a fingerprint is made of beside the row, as it is here and now.
 
     ``weights`` is the source: revision of ``hub`` and seed of ``synthetic`` are constants of the runner's
-    code, which is hashed; only ``tiny`` is data of its own. ``lock`` is the hash of an image's lock file,
-    None where packages were installed by hand and their versions stand for it.
+    code, which is hashed; only ``tiny`` is data of its own. ``lock`` is what ``installed_lock`` says where
+    the row will run; None: here.
     """
+    lock = lock or installed_lock()
     return Ingredients(
         weights=weights,
         data=weights_sha256(TINY_WEIGHTS) if weights == "tiny" else "",
@@ -118,7 +136,7 @@ def host_id(gpu_uuids: Iterable[str]) -> str:
 
 @cache
 def cpu_host_id() -> str:
-    return "cpu-" + hashlib.sha256(f"{cpu_model()}\0{_machine_id()}".encode()).hexdigest()[:16]
+    return "cpu-" + hashlib.sha256(f"{cpu_model()}\0{machine_id()}".encode()).hexdigest()[:16]
 
 
 @cache
@@ -131,8 +149,11 @@ def cpu_model() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _machine_id() -> str:
-    """Containers often have no machine id; their host name is then the best that there is."""
+def machine_id() -> str:
+    """A container has none of its own, or its image's: whoever started it says which machine it is on.
+    Where nobody does, the host name is the best that there is."""
+    if told := os.environ.get("FLUXBENCH_MACHINE_ID"):
+        return told
     try:
         return Path("/etc/machine-id").read_text().strip() or platform.node()
     except OSError:

@@ -23,9 +23,17 @@ DECLARATIONS = frozenset({"bench.axes", "bench.axes.option"})
 """Where options are listed, and what an option is."""
 
 
+Stack = tuple[tuple[str, str], ...]
+"""(axis, option), in column order."""
+
+
 def of_row(row: Row) -> list[Path]:
+    return of_stack(tuple(row.stack.items()))
+
+
+def of_stack(stack: Stack) -> list[Path]:
     """Sorted; the same in every process, with or without torch."""
-    return sorted({*of_runner(), *_of_options(tuple(row.stack.items()))})
+    return sorted({*of_runner(), *_of_options(stack)})
 
 
 def of_runner(package: Path = PACKAGE) -> list[Path]:
@@ -34,8 +42,7 @@ def of_runner(package: Path = PACKAGE) -> list[Path]:
     return sorted(path for path in files if path.name not in OFF_THE_CLOCK)
 
 
-@cache
-def _of_options(stack: tuple[tuple[str, str], ...]) -> frozenset[Path]:
+def _of_options(stack: Stack) -> frozenset[Path]:
     options = (AXES[axis].get(name) for axis, name in stack)
     asked = {
         module

@@ -25,6 +25,7 @@ from bench.host.local import Executor, Job
 from bench.host.outcome import Outcome, Summary
 from bench.host.plan import Action, Decision
 from bench.host.progress import AttemptWatch, Display, Look, clock
+from bench.host.references import References
 from bench.host.supervise import Stop, supervise
 from bench.matrix import Row
 from bench.record import Code, Environment, Status
@@ -60,6 +61,8 @@ class Campaign:
         self.stop = stop
         self.summary = Summary()
         self.begun = time.monotonic()
+        self.references = References(decision.row for decision in plan.decisions if _may_run(decision))
+        self.rescheduled: set[str] = set()
         again = self.settings.again
         self.queue = deque(item for item in plan.to_run for _ in range(item.attempts if again else 1))
 
@@ -76,7 +79,7 @@ class Campaign:
         return self.summary
 
     def _run_queue(self) -> None:
-        while self.queue and not self.stop.asked:
+        while (decision := self._next()) is not None:
             free_bytes = shutil.disk_usage(self.settings.results).free
             if free_bytes < FREE_DISK_BYTES:
                 self.summary.broke_off = (
@@ -84,13 +87,23 @@ class Campaign:
                     f"{FREE_DISK_BYTES / 1e6:.0f}; {FREE_SPACE}"
                 )
                 return
-            decision = self.queue.popleft()
             if late := self._too_late(decision):
                 self._leave_out(decision.row, late)
             else:
-                self._run_row(decision.row)
+                self._run_row(decision)
 
-    def _run_row(self, row: Row) -> None:
+    def _next(self) -> Decision | None:
+        """The next row, or the reference where it has to stand between; None at the end."""
+        if self.stop.asked:
+            return None
+        if not self.settings.again:
+            reference = self.references.due(self.queue[0].row if self.queue else None)
+            if reference is not None:
+                return reference
+        return self.queue.popleft() if self.queue else None
+
+    def _run_row(self, decision: Decision) -> None:
+        row = decision.row
         try:
             claim = leases.take([self._claim_name(row)], 1, row.label)
         except leases.Busy as busy:
@@ -98,14 +111,28 @@ class Campaign:
             return
         with claim:
             # Once more, now that nobody else can be at it: another fan-out may have done it meanwhile.
-            decision = self.wanting.decide(row, self.wanting.past(row))
+            if not decision.repeated:
+                decision = self.wanting.decide(row, self.wanting.past(row))
             if decision.action is not Action.RUN:
                 self._leave_out(row, decision.reason)
                 return
             outcome = self._attempt(decision, claim)
         self.summary.outcomes.append(outcome)
         self.display.note(outcome.line())
-        self._maybe_again(row, outcome)
+        self._hold_against_reference(outcome)
+        if not decision.repeated:
+            self._maybe_again(row, outcome)
+
+    def _hold_against_reference(self, outcome: Outcome) -> None:
+        """Rows between two references that disagree are marked on disk, and run once more."""
+        for suspect in self.references.judge(outcome):
+            record.save(suspect.result, suspect.path.parent)
+            self.display.note(suspect.line())
+            place = next(i for i, each in enumerate(self.summary.outcomes) if each.path == suspect.path)
+            self.summary.outcomes[place] = suspect
+            if suspect.row.row not in self.rescheduled:
+                self.rescheduled.add(suspect.row.row)
+                self.queue.append(Decision(suspect.row, Action.RUN, "suspect", suspect.asked))
 
     def _leave_out(self, row: Row, reason: str) -> None:
         self.summary.left_out.append((row, reason))
@@ -211,6 +238,10 @@ class Campaign:
         """One name for a row's folder on this machine, whatever path leads to it."""
         folder = layout.row_dir(self.settings.results, row) / self.settings.weights_of(row)
         return "row-" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+def _may_run(decision: Decision) -> bool:
+    return decision.action in (Action.RUN, Action.DONE)
 
 
 def environments(gpus: Sequence[Gpu]) -> Callable[[tuple[str, ...]], Environment]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.host.fanout import Plan
@@ -22,6 +22,9 @@ class Outcome:
     result: Result
     path: Path
     seconds: float
+
+    def with_result(self, result: Result) -> Outcome:
+        return replace(self, result=result)
 
     def line(self) -> str:
         status = self.result.status

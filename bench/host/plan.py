@@ -44,6 +44,8 @@ class Decision:
     """Fresh processes that the budget still asks for."""
     stale: int = 0
     """Earlier results of this row on this host that other code, packages or weights measured."""
+    repeated: bool = False
+    """Run though it is done here: the reference between other rows."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""Is the GPU still what it was? The reference is run again between the rows of a campaign and at its end.
+
+One that drifted says that the rows since the run before were measured on a machine that changed: they
+become ``suspect`` and run once more (METHOD.md section 4). CPU rows are not watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bench import steady
+from bench.config import COMPARISON
+from bench.host.outcome import Outcome
+from bench.host.plan import Action, CellShape, Decision
+from bench.matrix import Row
+from bench.record import Code, Result, Status
+
+PLAIN_CELL: CellShape = (1, 1)
+
+
+@dataclass
+class Watch:
+    """One hardware of one campaign."""
+
+    reference: Row
+    median_seconds: float | None = None
+    """Of the reference's last run."""
+    between: list[Outcome] = field(default_factory=list)
+    """What was measured since then, and so is not confirmed yet."""
+    rows_since_asked: int = 0
+    asked: bool = False
+
+
+class References:
+    """``due`` says when; ``judge`` says what follows."""
+
+    def __init__(self, rows: Iterable[Row], every: int = COMPARISON.reference_every) -> None:
+        self.every = every
+        self.watches: dict[str, Watch] = {}
+        references = [row for row in rows if row.is_reference and row.gpu is not None]
+        for row in sorted(references, key=lambda row: row.use_case != ("txt2img", "none")):
+            self.watches.setdefault(row.hardware, Watch(row))
+
+    def due(self, upcoming: Row | None) -> Decision | None:
+        """The reference to run before ``upcoming``; at the end of the queue (None), one that confirms the
+        last rows. A reference that cannot run is asked for once and holds nothing up."""
+        watch = self._waiting(upcoming)
+        if watch is None:
+            return None
+        watch.asked, watch.rows_since_asked = True, 0
+        return Decision(watch.reference, Action.RUN, "the reference again", (PLAIN_CELL,), repeated=True)
+
+    def _waiting(self, upcoming: Row | None) -> Watch | None:
+        if upcoming is None:
+            unconfirmed = (watch for watch in self.watches.values() if watch.rows_since_asked)
+            # Without an earlier run there is nothing to be held against.
+            return next((watch for watch in unconfirmed if watch.median_seconds is not None), None)
+        watch = self.watches.get(upcoming.hardware)
+        if watch is None or upcoming.row == watch.reference.row:
+            return None
+        opens = watch.median_seconds is None and not watch.asked
+        return watch if opens or watch.rows_since_asked >= self.every else None
+
+    def judge(self, outcome: Outcome) -> list[Outcome]:
+        """Takes note of an attempt. Returns the earlier ones that it makes suspect, marked."""
+        watch = self.watches.get(outcome.row.hardware)
+        if watch is None:
+            return []
+        median = _median_seconds(outcome.result)
+        if outcome.row.row != watch.reference.row or median is None:
+            watch.between.append(outcome)
+            watch.rows_since_asked += 1
+            return []
+        before, watch.median_seconds = watch.median_seconds, median
+        between, watch.between, watch.rows_since_asked = watch.between, [], 0
+        if before is None or not steady.suspect_spans([(0.0, before), (1.0, median)]):
+            return []
+        reason = (
+            f"the reference (row {watch.reference.row}) took {before:.3f} s before and {median:.3f} s after"
+            f" ({median / before - 1:+.1%}): the machine changed in between"
+        )
+        return [_suspected(each, reason) for each in between if each.result.status.code is Code.OK]
+
+
+def _median_seconds(result: Result) -> float | None:
+    for cell in result.cells:
+        if (cell.users, cell.images) == PLAIN_CELL and cell.latency and cell.status.code is Code.OK:
+            return cell.latency.p50.value
+    return None
+
+
+def _suspected(outcome: Outcome, reason: str) -> Outcome:
+    status = Status(code=Code.SUSPECT, reason=reason)
+    cells = [
+        cell.model_copy(update={"status": status}) if cell.status.code is Code.OK else cell
+        for cell in outcome.result.cells
+    ]
+    return outcome.with_result(outcome.result.model_copy(update={"status": status, "cells": cells}))
