@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.axes.option import Evidence, NotApplied, Option, Session
+from bench.axes.quantization import census
 
 
 def plain_linears(component: str, module: Any) -> Evidence:
@@ -12,23 +13,20 @@ def plain_linears(component: str, module: Any) -> Evidence:
 
     Raises NotApplied naming the first that is not.
     """
-    import torch
-
-    linears = 0
-    for name, child in module.named_modules():
-        if not isinstance(child, torch.nn.Linear):
-            continue
-        weight = child.weight
-        if type(child) is not torch.nn.Linear or not weight.is_floating_point() or weight.element_size() < 2:
-            raise NotApplied(
-                f"{component} should be plain, but {name} is {type(child).__name__} ({weight.dtype})"
-            )
-        linears += 1
-    return {"linears": linears, "quantised": 0}
+    forms = {name: census.form(linear) for name, linear in census.linears(module).items()}
+    for name, form in forms.items():
+        if not form.plain:
+            raise NotApplied(f"{component} should be plain, but {name} is {form}")
+    return {"linears": len(forms), "quantised": 0}
 
 
-def _verify_none(session: Session) -> Evidence:
+def _verify_transformer(session: Session) -> Evidence:
     return plain_linears("quantization none: the transformer", session.pipe.transformer)
 
 
-NONE = Option("none", "Not quantised", verify=_verify_none)
+def _verify_t5(session: Session) -> Evidence:
+    return plain_linears("text_encoder none: T5", session.pipe.text_encoder_2)
+
+
+NONE = Option("none", "Not quantised", verify=_verify_transformer)
+T5_NONE = Option("none", "T5 not quantised", verify=_verify_t5)

@@ -1,0 +1,100 @@
+"""What a module is really made of: its linears by form, and the bytes that it occupies.
+
+Backends hide their data in different places: torchao and quanto in tensor subclasses that report the dtype
+and size of what they replaced, bitsandbytes in attributes of the parameter and of the module, ours in
+buffers. So ``numel() * element_size()`` of the parameters says nothing; the storages do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a linear stands in memory."""
+
+    module: str
+    """Class of the module: ``Linear``; another package's with its package, ``bitsandbytes.Linear4bit``."""
+    weight: str
+    """Class of its weight when that is a tensor subclass, and its type (``Params4bit nf4``); else empty."""
+    stored: str
+    """dtype of the largest tensor behind the weight."""
+
+    def __str__(self) -> str:
+        return f"{self.module}({', '.join(filter(None, (self.weight, self.stored)))})"
+
+    @property
+    def plain(self) -> bool:
+        """torch's own linear, its weight a float of 16 bits or more."""
+        return (self.module, self.weight) == ("Linear", "") and self.stored in _PLAIN_DTYPES
+
+
+_PLAIN_DTYPES = {"float64", "float32", "float16", "bfloat16"}
+
+
+def linears(module: Any) -> dict[str, Any]:
+    """Every linear by name. Ours is no ``torch.nn.Linear``; all have the two sizes."""
+    return {name: child for name, child in module.named_modules() if hasattr(child, "in_features")}
+
+
+def form(linear: Any) -> Form:
+    import torch
+
+    cls, weight = type(linear), linear.weight
+    package = "" if cls is torch.nn.Linear else f"{cls.__module__.partition('.')[0]}."
+    kind = []
+    if type(weight) not in (torch.Tensor, torch.nn.Parameter):
+        block = getattr(weight, "quant_type", "")
+        kind = [type(weight).__name__, getattr(block, "name", block)]
+    largest = max(leaves(weight), key=lambda leaf: leaf.numel())
+    stored = str(largest.dtype).removeprefix("torch.")
+    return Form(package + cls.__name__, " ".join(filter(None, kind)), stored)
+
+
+def count(forms: Iterable[Form]) -> dict[str, int]:
+    return dict(sorted(Counter(map(str, forms)).items()))
+
+
+def occupied_bytes(module: Any) -> int:
+    """Bytes of the distinct storages behind a module's parameters, buffers and hidden tensors."""
+    storages = {}
+    for tensor in _tensors(module):
+        for leaf in leaves(tensor):
+            storage = leaf.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def leaves(tensor: Any) -> Iterator[Any]:
+    """The tensors that a tensor subclass wraps, all the way down; the tensor itself when it wraps none."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from leaves(getattr(tensor, name))
+
+
+def _tensors(module: Any) -> Iterator[Any]:
+    for child in module.modules():
+        for owned in (*child._parameters.values(), *child._buffers.values()):
+            if owned is not None:
+                yield owned
+                yield from _attached(owned, "quant_state")
+        yield from _attached(child, "state")
+
+
+def _attached(owner: Any, attribute: str) -> Iterator[Any]:
+    """The scales that bitsandbytes keeps as attributes: of a weight, of its ``quant_state`` (and the nested
+    one), and of an 8-bit module's ``state``."""
+    import torch
+
+    state = getattr(owner, attribute, None)
+    nested = getattr(state, "state2", None)
+    for holder in (owner, state, nested):
+        if hasattr(holder, "__dict__"):
+            yield from (value for value in vars(holder).values() if isinstance(value, torch.Tensor))

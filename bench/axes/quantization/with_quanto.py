@@ -1,0 +1,64 @@
+"""optimum-quanto: weights in int8, fp8 or int4, dequantised for each product.
+
+On a GPU quanto would compile a CUDA extension for fp8 weights at first use (Marlin: nvcc, and minutes of
+rented time). fp8 is therefore stored in quanto's portable form, on every device. int4 in bf16 runs on a
+kernel of torch's own; in another dtype it needs such an extension: on a GPU it is refused, on a CPU it is
+compiled with g++.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from typing import Any
+
+from bench.axes.option import Unavailable
+from bench.axes.quantization.layers import multiples_of
+from bench.axes.quantization.quantised import Convert, Package, Work
+
+PACKAGE = Package("optimum.quanto", "optimum-quanto==0.2.7")
+IMAGES = frozenset({"cpu", "torch", "sage", "xdit", "tensorrt"})
+INT4_GPU_PRECISIONS = frozenset({"bf16"})
+
+_INT4_GROUP = 128
+
+
+def _convert(qtype: str, work: Work) -> dict[str, Any]:
+    import torch
+    from optimum.quanto import QLinear, qint4, qtypes, quantize_weight
+
+    weights = qtypes[qtype]
+    for name, linear in work.linears():
+        replacement = QLinear.from_module(linear, weights=weights)
+        if weights is qint4:
+            replacement.freeze()
+        else:
+            scale = replacement.optimizer(replacement.weight, qtype=weights, axis=0)
+            stored = quantize_weight(replacement.weight, weights, axis=0, scale=scale, optimized=False)
+            replacement.weight = torch.nn.Parameter(stored, requires_grad=False)
+        work.replace(name, replacement.eval())
+    return {}
+
+
+int8: Convert = partial(_convert, "qint8")
+fp8: Convert = partial(_convert, "qfloat8_e4m3fn")
+
+
+def int4(work: Work) -> dict[str, Any]:
+    import torch
+
+    if work.session.dtype is not torch.bfloat16:
+        _require_compiler(work)
+    return _convert("qint4", work)
+
+
+def _require_compiler(work: Work) -> None:
+    if missing := [tool for tool in ("ninja", "g++") if shutil.which(tool) is None]:
+        raise Unavailable(
+            f"{work.label} in {work.session.row.precision} compiles a C++ extension at first use and needs"
+            f" {' and '.join(missing)}; apt-get install ninja-build g++, or use precision bf16"
+        )
+
+
+def int4_misfit(in_features: int, _out_features: int) -> str | None:
+    return multiples_of(_INT4_GROUP, [("inputs", in_features)])
