@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-from bench.matrix import Row
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 IMAGES = ("cpu", "torch", "gguf", "sage", "xdit", "tensorrt")
 """In order of preference: where several hold every option of a stack, the first one runs it."""
