@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bench.images import image_of
-from bench.matrix import PLAIN, Row
+from bench.matrix import Row, layers
 from bench.phases import phase_of
-from bench.rules import refusals
+from bench.rules import flags, refusals
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 def stack_text(row: Row) -> str:
     """``bf16 + cudnn``: the precision and what is not plain."""
-    return " + ".join(option for axis, option in row.stack.items() if option != PLAIN.get(axis))
+    return " + ".join(layers(row.stack).values())
 
 
 def as_dict(row: Row) -> dict[str, Any]:
-    """The row's columns, then its phase, image and the names of the rules that refuse it."""
+    """The row's columns, then its phase, image and the names of the rules that refuse it or flag it."""
     names = [refusal.name for refusal in refusals(row)]
     return {
         **row.model_dump(mode="json"),
         "phase": phase_of(row),
         "image": image_of(row),
         "refused_by": names,
+        "flags": [flag.name for flag in flags(row)],
     }
 
 
@@ -39,7 +40,8 @@ def as_table(rows: Iterable[Row]) -> Table:
     table.add_column("parent", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for row in rows:
-        refused = ", ".join(refusal.name for refusal in refusals(row))
+        said = [f"refused: {refusal.name}" for refusal in refusals(row)]
+        said += [f"flagged: {flag.name}" for flag in flags(row)]
         table.add_row(
             row.row,
             row.hardware,
@@ -51,6 +53,6 @@ def as_table(rows: Iterable[Row]) -> Table:
             str(phase_of(row)),
             image_of(row) or "none",
             row.parent or "",
-            f"{row.why} (refused: {refused})" if refused else row.why,
+            f"{row.why} ({'; '.join(said)})" if said else row.why,
         )
     return table

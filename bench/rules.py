@@ -1,17 +1,29 @@
 """What does not combine: the only place that says no.
 
-A rule is a predicate over rows with its reason and the source of that reason. A row that a rule refuses
-may stand in matrix.csv: it ends as ``unsupported`` with the reason, and nothing is run.
-Adding a rule is one entry in RULES.
+A rule says why it refuses a row, or nothing; the first of RULES that refuses a row names the refusal, so
+rules go from the particular to the general. A row that a rule refuses may stand in matrix.csv: it ends as
+``unsupported`` with the reason, and nothing is run. Adding a rule is one entry in RULES.
+
+A flag refuses nothing: it says beforehand what is odd about a row that is allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.images import image_of
-from bench.matrix import Row
+from bench.matrix import PLAIN, Row
+
+if TYPE_CHECKING:
+    from bench.axes.option import Option
+
+COMPUTE_CAPABILITY = {"a100": 80, "h100": 90, "h200": 90}
+"""GPU of a row -> 10 x compute capability. Of another GPU no rule knows what it lacks: ``apply`` asks it."""
+
+WHOLE_MODEL = frozenset({"inductor-max", "tensorrt"})
+"""Compilations that make one graph of the transformer's forward."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +36,88 @@ class Refusal:
 @dataclass(frozen=True)
 class Rule:
     name: str
-    refuses: Callable[[Row], bool]
-    reason: str
+    reason: Callable[[Row, str | None], str | None]
+    """Of a row and the source of its weights (``hub``, ``synthetic``, ``tiny``; None where it is not known)
+    the reason to refuse it, or None."""
     source: str
     """Where the reason can be checked."""
 
 
-def _gpu_option_on_cpu(row: Row) -> bool:
+def _chosen(row: Row) -> Iterator[tuple[str, Option]]:
+    """(how messages name it, the option) of every axis."""
     from bench.axes import AXES
 
-    return row.gpu is None and any(AXES[axis][option].needs_gpu for axis, option in row.stack.items())
+    for axis, option in row.stack.items():
+        yield f"{axis} {option}", AXES[axis][option]
 
 
-def _half_only_kernel(row: Row) -> bool:
+def _gpu_option_on_cpu(row: Row, _: str | None) -> str | None:
+    needy = [name for name, option in _chosen(row) if option.needs_gpu]
+    if row.gpu is not None or not needy:
+        return None
+    return f"{' and '.join(needy)} exist on GPUs only"
+
+
+def _older_gpu(row: Row, _: str | None) -> str | None:
+    has = COMPUTE_CAPABILITY.get(row.gpu or "")
+    for name, option in _chosen(row):
+        if has is not None and option.needs_sm > has:
+            needs = f"needs a GPU of compute capability {option.needs_sm / 10:.1f}"
+            return f"{name} {needs}, and an {(row.gpu or '').upper()} has {has / 10:.1f}"
+    return None
+
+
+def _precision_of_kernel(row: Row, _: str | None) -> str | None:
+    for name, option in _chosen(row):
+        if row.gpu is not None and row.precision not in option.gpu_precisions:
+            taken = " and ".join(sorted(option.gpu_precisions))
+            return f"the GPU kernels of {name} take {taken} only, and the row is {row.precision}"
+    return None
+
+
+def _cache_inside_one_graph(row: Row, _: str | None) -> str | None:
+    if row.cache == PLAIN["cache"] or row.compilation not in WHOLE_MODEL:
+        return None
     return (
-        row.gpu is not None
-        and row.attention in {"cudnn", "native-flash"}
-        and row.precision in {"fp32", "tf32"}
+        f"a cache decides on the host between two blocks, and {row.compilation} compiles all blocks into one"
+        " graph: use compilation inductor"
+    )
+
+
+def _quantised_tensorrt(row: Row, _: str | None) -> str | None:
+    if row.compilation != "tensorrt" or row.quantization == PLAIN["quantization"]:
+        return None
+    return (
+        "Torch-TensorRT takes weights of plain dtypes: it exports no tensor subclass (TorchAO, Quanto, GGUF)"
+        " and has no converter for bitsandbytes' operators or torch._scaled_mm"
+    )
+
+
+def _attention_inside_tensorrt(row: Row, _: str | None) -> str | None:
+    if row.compilation != "tensorrt" or row.attention == PLAIN["attention"]:
+        return None
+    return f"TensorRT computes attention with kernels of its own, so {row.attention} would not run: use sdpa"
+
+
+def _no_image(row: Row, _: str | None) -> str | None:
+    return None if image_of(row) else "no container image holds every option of the stack"
+
+
+def _threshold_on_random_weights(row: Row, weights: str | None) -> str | None:
+    if weights != "synthetic" or not row.cache.startswith(("fbcache-", "teacache-")):
+        return None
+    return (
+        "what a threshold skips on random weights says nothing of a model: use cache replay-50 or replay-65"
+        " there, or real weights"
+    )
+
+
+def _replay_on_real_weights(row: Row, weights: str | None) -> str | None:
+    if weights in {None, "synthetic"} or not row.cache.startswith("replay-"):
+        return None
+    return (
+        "a replay skips by a stated schedule what real weights can decide: use cache fbcache-* or"
+        " teacache-*, or --weights synthetic"
     )
 
 
@@ -48,24 +125,86 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "gpu-option-on-cpu",
         _gpu_option_on_cpu,
-        reason="an option of the stack exists on GPUs only",
         source="needs_gpu of the option's declaration in bench/axes/",
     ),
     Rule(
-        "half-precision-attention",
-        _half_only_kernel,
-        reason="the cuDNN and FlashAttention kernels of CUDA take fp16 and bf16 only",
-        source="torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_tensor_dtype",
+        "older-gpu",
+        _older_gpu,
+        source="needs_sm of the option's declaration in bench/axes/; NVIDIA's table of compute capabilities",
     ),
     Rule(
-        "no-image",
-        lambda row: image_of(row) is None and not _gpu_option_on_cpu(row),
-        reason="no container image holds every option of the stack",
-        source="images of the options' declarations in bench/axes/",
+        "precision-of-kernel",
+        _precision_of_kernel,
+        source="gpu_precisions of the option's declaration in bench/axes/; for torch's attention also"
+        " aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_tensor_dtype",
+    ),
+    Rule(
+        "cache-inside-one-graph",
+        _cache_inside_one_graph,
+        source="fullgraph=True in bench/axes/compilation/whole.py, agree() in axes/cache/stack_cache.py",
+    ),
+    Rule(
+        "quantised-tensorrt",
+        _quantised_tensorrt,
+        source="torch/_functorch/aot_autograd.py, 'aot_export is not currently supported with traceable"
+        " tensor subclass', which torch_tensorrt 2.11.0 calls in dynamo/backend/backends.py; its"
+        " dynamo/conversion/aten_ops_converters.py",
+    ),
+    Rule(
+        "attention-inside-tensorrt",
+        _attention_inside_tensorrt,
+        source="torch_tensorrt 2.11.0, dynamo/conversion/aten_ops_converters.py,"
+        " aten.scaled_dot_product_attention",
+    ),
+    Rule("no-image", _no_image, source="images of the options' declarations in bench/axes/"),
+    Rule(
+        "threshold-cache-on-random-weights",
+        _threshold_on_random_weights,
+        source="METHOD.md section 9; on random weights FBCache at 0.12 and 0.35 never skipped a step",
+    ),
+    Rule("replayed-cache-on-real-weights", _replay_on_real_weights, source="METHOD.md section 9"),
+)
+
+
+def refusals(row: Row, weights: str | None = None) -> list[Refusal]:
+    """The first rule that forbids the row; empty when it may run. The row's options must be known ones.
+
+    ``weights``: their source, where it is known; without it the rules about weights are silent.
+    """
+    for rule in RULES:
+        if reason := rule.reason(row, weights):
+            return [Refusal(rule.name, reason, rule.source)]
+    return []
+
+
+@dataclass(frozen=True)
+class Flag:
+    name: str
+    marks: Callable[[Row], bool]
+    detail: str
+    source: str
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        "eager-torchao-dynamic",
+        lambda row: (
+            row.gpu is not None
+            and row.compilation == PLAIN["compilation"]
+            and row.quantization.startswith(("torchao-int8dq", "torchao-fp8dq"))
+        ),
+        detail="TorchAO's dynamic quantisation is meant to be compiled: without, 120 s an image on an H100",
+        source="FACTS.md section 7",
+    ),
+    Flag(
+        "int4-at-many-tokens",
+        lambda row: row.gpu is not None and row.quantization == "torchao-int4wo",
+        detail="TorchAO's INT4 kernel is made for few tokens: about ten times slower than bf16 at 4608",
+        source="FACTS.md section 7",
     ),
 )
 
 
-def refusals(row: Row) -> list[Refusal]:
-    """Every rule that forbids the row; empty when it may run. The row's options must be known ones."""
-    return [Refusal(rule.name, rule.reason, rule.source) for rule in RULES if rule.refuses(row)]
+def flags(row: Row) -> list[Flag]:
+    """What to know of a row that may run."""
+    return [flag for flag in FLAGS if flag.marks(row)]

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from bench import matrix_file, phases
 from bench.axes import AXES
 from bench.images import image_of
-from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
+from bench.listing import stack_text
+from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row, layers
+from bench.report import names
 from bench.rules import refusals
 
 REPOSITORY = Path(__file__).parent.parent
@@ -103,18 +105,6 @@ def test_no_declared_row_is_refused() -> None:
     assert {row.label: refusals(row) for row in DECLARED if refusals(row)} == {}
 
 
-def test_gpu_options_are_refused_on_cpu_and_half_precision_kernels_at_fp32() -> None:
-    def names(row: Row) -> list[str]:
-        return [refusal.name for refusal in refusals(row)]
-
-    assert names(row_with(hardware="cpu", model="tiny", size=128, attention="cudnn")) == ["gpu-option-on-cpu"]
-    assert names(row_with(hardware="cpu", model="tiny", size=128, precision="tf32")) == ["gpu-option-on-cpu"]
-    assert names(row_with(attention="cudnn", precision="fp32")) == ["half-precision-attention"]
-    assert names(row_with(attention="native-flash", precision="tf32")) == ["half-precision-attention"]
-    assert names(row_with(attention="cudnn", precision="fp16")) == []
-    assert names(row_with(hardware="cpu", model="tiny", size=128, attention="native-flash")) == []
-
-
 def test_the_image_holds_every_option_and_fits_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     assert image_of(row_with()) == "torch"
     assert image_of(row_with(hardware="cpu", model="tiny", size=128)) == "cpu"
@@ -134,3 +124,23 @@ def test_the_phase_is_the_earliest_that_the_stack_belongs_to() -> None:
 def test_the_axes_are_the_columns() -> None:
     assert tuple(AXES) == AXIS_NAMES
     assert all(plain in AXES[axis] for axis, plain in PLAIN.items())
+
+
+def test_the_same_quantisation_of_transformer_and_t5_reads_differently() -> None:
+    plain = {**REFERENCE, "task": "txt2img", "control": "none"}
+    transformer = row_with(**{**plain, "quantization": "bnb-nf4"})
+    t5 = row_with(**{**plain, "text_encoder": "bnb-nf4"})
+    assert "bf16+bnb-nf4 " in transformer.label
+    assert "bf16+t5-bnb-nf4 " in t5.label
+    assert stack_text(t5) == names.stack(t5) == "bf16 + t5-bnb-nf4"
+
+
+def test_a_combination_changes_one_thing_from_a_parent_that_stands_before_it() -> None:
+    rows = {row.row: row for row in DECLARED}
+    combined = [row for row in rows.values() if len(layers(row.stack)) > 2]
+    assert combined
+    for row in combined:
+        assert row.parent is not None
+        parent = rows[row.parent]
+        assert sum(row.stack[axis] != parent.stack[axis] for axis in AXIS_NAMES) == 1
+        assert int(parent.row) < int(row.row)

@@ -9,10 +9,11 @@ import errno
 import traceback
 from collections.abc import Mapping, Sequence
 
-from bench import record, stats
+from bench import record, rules, stats
 from bench.axes.option import Counts, NotApplied, Unavailable
 from bench.config import ANOMALIES, TELEMETRY
 from bench.host.gpus import GpuError
+from bench.matrix import Row
 from bench.record import Anomaly, Code, Status
 from bench.runner import telemetry
 from bench.runner.environment import NotIdle
@@ -124,3 +125,8 @@ def machine_anomalies(environment: record.Environment) -> list[Anomaly]:
         return []
     detail = f"load average {load:.1f} on {environment.cpu_count} processors before the row began"
     return [Anomaly(kind="busy_machine", detail=detail)]
+
+
+def flagged(row: Row) -> list[Anomaly]:
+    """What ``bench.rules`` said of the row beforehand."""
+    return [Anomaly(kind=flag.name, detail=flag.detail) for flag in rules.flags(row)]

@@ -81,7 +81,7 @@ def serving(job: Job, diary: Diary) -> Iterator[Server]:
         gpus = _claim(row)
         devices = environment.devices(gpus)
         result.environment = environment.collect(gpus)
-        result.anomalies = judge.machine_anomalies(result.environment)
+        result.anomalies = judge.machine_anomalies(result.environment) + judge.flagged(row)
         diary.save(RUNNING)
     device = "cuda" if gpus else "cpu"
     with Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], os.getpid()) as sampling:

@@ -1,0 +1,129 @@
+"""What the rules refuse: every stack there is, walked in pure Python, and each rule on rows of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+
+from bench import rules
+from bench.axes import AXES
+from bench.images import image_of
+from bench.listing import as_dict
+from bench.matrix import PLAIN, Row
+from bench.rules import COMPUTE_CAPABILITY, RULES, flags, refusals
+from bench.runner.judge import flagged
+
+HARDWARE = ("a100x1", "h100x1", "cpu")
+
+
+def on(hardware: str, **changes: Any) -> Row:
+    """The reference of this hardware, changed; not validated, because there are hundreds of thousands."""
+    values = {"task": "txt2img", "control": "none", "model": "tiny", "size": 128, "steps": 28}
+    stack = {"precision": "bf16", **PLAIN}
+    return Row.model_construct(row="1", tier="core", hardware=hardware, **{**values, **stack, **changes})
+
+
+def names(row: Row, weights: str | None = None) -> list[str]:
+    return [refusal.name for refusal in refusals(row, weights)]
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_each_stack_is_refused_by_one_named_rule_or_can_run_in_an_image(hardware: str) -> None:
+    """Axis vae is left at its plain option: it declares nothing that a rule reads, which is asserted."""
+    assert {
+        (o.needs_gpu, o.needs_sm, o.images >= AXES["vae"]["full"].images) for o in AXES["vae"].values()
+    } == {(False, 0, True)}
+    axes = {axis: list(options) for axis, options in AXES.items() if axis != "vae"}
+    refused: Counter[str] = Counter()
+    allowed: dict[str, set[str]] = {axis: set() for axis in axes}
+    for chosen in product(*axes.values()):
+        row = on(hardware, **dict(zip(axes, chosen, strict=True)))
+        found = refusals(row)
+        assert len(found) <= 1
+        if found:
+            assert found[0].reason
+            assert found[0].source
+            refused[found[0].name] += 1
+        else:
+            assert image_of(row) is not None
+            for axis, option in zip(axes, chosen, strict=True):
+                allowed[axis].add(option)
+    missing = {axis: set(options) - allowed[axis] for axis, options in axes.items()}
+    expected = {
+        "cpu": {
+            (axis, id)
+            for axis in axes
+            for id, o in AXES[axis].items()
+            if o.needs_gpu or "cpu" not in o.images
+        },
+        "a100x1": {(axis, id) for axis in axes for id, o in AXES[axis].items() if o.needs_sm > 80},
+        "h100x1": set(),
+    }[hardware]
+    assert {(axis, id) for axis, ids in missing.items() for id in ids} == expected
+    assert refused.total() > 0
+
+
+def test_every_rule_refuses_something() -> None:
+    examples = {
+        "gpu-option-on-cpu": on("cpu", attention="cudnn"),
+        "older-gpu": on("a100x1", attention="flash3"),
+        "precision-of-kernel": on("h100x1", attention="flash3", precision="fp16"),
+        "cache-inside-one-graph": on("h100x1", cache="fbcache-0.12", compilation="inductor-max"),
+        "quantised-tensorrt": on("h100x1", quantization="gguf-q8_0", compilation="tensorrt"),
+        "attention-inside-tensorrt": on("h100x1", attention="flash2", compilation="tensorrt"),
+        "threshold-cache-on-random-weights": on("h100x1", cache="teacache-0.4"),
+        "replayed-cache-on-real-weights": on("h100x1", cache="replay-50"),
+    }
+    weights = {"threshold-cache-on-random-weights": "synthetic", "replayed-cache-on-real-weights": "tiny"}
+    assert set(examples) == {rule.name for rule in RULES} - {"no-image"}
+    assert {name: names(row, weights.get(name)) for name, row in examples.items()} == {
+        name: [name] for name in examples
+    }
+
+
+def test_a_stack_that_no_image_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Today every stack that no other rule refuses has one; the next image may lack a package."""
+    monkeypatch.setattr(rules, "image_of", lambda _row: None)
+    assert names(on("h100x1")) == ["no-image"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("attention", ["cudnn", "native-flash", "flash2", "flash3", "sage1", "sage2"])
+def test_half_precision_attention_is_refused_on_gpus_at_full_precision(
+    attention: str, precision: str
+) -> None:
+    row = on("h100x1", attention=attention, precision=precision)
+    assert names(row) == ["precision-of-kernel"]
+    assert f"attention {attention}" in refusals(row)[0].reason
+
+
+def test_torchs_flash_attention_takes_every_precision_on_the_cpu() -> None:
+    assert names(on("cpu", attention="native-flash", precision="fp32")) == []
+
+
+def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_rule_knows() -> None:
+    for changes in ({"attention": "flash3"}, {"quantization": "torchao-fp8dq-row"}):
+        assert names(on("a100x8", **changes)) == ["older-gpu"]
+        assert names(on("h200x1", **changes)) == []
+        assert names(on("b200x1", **changes)) == []
+    assert "b200" not in COMPUTE_CAPABILITY
+
+
+def test_a_refusal_names_option_and_limit() -> None:
+    (refusal,) = refusals(on("a100x1", attention="flash3"))
+    assert refusal.reason == ("attention flash3 needs a GPU of compute capability 9.0, and an A100 has 8.0")
+
+
+def test_eager_torchao_dynamic_is_allowed_and_flagged_in_lists_and_results(
+    make_row: Callable[..., Row],
+) -> None:
+    eager = make_row(hardware="h100x1", precision="bf16", quantization="torchao-int8dq")
+    assert names(eager) == []
+    assert [flag.name for flag in flags(eager)] == ["eager-torchao-dynamic"]
+    assert as_dict(eager)["flags"] == ["eager-torchao-dynamic"]
+    assert [anomaly.kind for anomaly in flagged(eager)] == ["eager-torchao-dynamic"]
+    assert flags(eager.model_copy(update={"compilation": "inductor"})) == []
