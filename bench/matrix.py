@@ -7,6 +7,7 @@ Ids are permanent: ``ROW=42`` means the same next year. Everything but ``row``, 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -114,9 +115,19 @@ class Row(BaseModel):
     @property
     def label(self) -> str:
         """``row 42 (cudnn+inductor on h100x1, txt2img)``: how messages name a row."""
-        changed = [option for axis, option in self.stack.items() if option != PLAIN.get(axis)]
+        changed = layers(self.stack).values()
         case = self.task if self.control == "none" else f"{self.task}+{self.control}"
         return f"row {self.row} ({'+'.join(changed)} on {self.hardware}, {case})"
+
+
+def layers(stack: Mapping[str, str]) -> dict[str, str]:
+    """axis -> name of its option, for what is not plain; the precision always. The transformer and T5 have
+    options of one name, so T5's say so: ``t5-bnb-nf4``."""
+    return {
+        axis: f"t5-{option}" if axis == "text_encoder" else option
+        for axis, option in stack.items()
+        if option != PLAIN.get(axis)
+    }
 
 
 COLUMNS = tuple(Row.model_fields)

@@ -1,7 +1,8 @@
 """The plan's phases: which rows each one declares, and which phase a row belongs to.
 
-Only phase 1 and the single-layer rows of phase 3 are declared so far. ``fluxbench matrix`` appends what
-stands here and not in matrix.csv; a declaration, once appended, keeps its id for ever.
+Declared so far: phase 1, phase 2 (each quantisation alone), the layers of phase 3 alone and its first
+combinations; which, stands in ``bench/layers.py``. ``fluxbench matrix`` appends what is declared and not in
+matrix.csv; a declaration, once appended, keeps its id for ever.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from bench.layers import COMBINATIONS, CPU_LAYERS, FP32_LAYERS, GPU_LAYERS, LAYERS, Layer, Stack
 from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
 from bench.rules import refusals
 
@@ -22,7 +24,8 @@ PHASES = {
 }
 """number -> the plan's title. Phase 5 chooses among results, so no row is derived to be in it."""
 
-HARDWARE = ("a100x1", "h100x1", "cpu")
+GPUS = ("a100x1", "h100x1")
+HARDWARE = (*GPUS, "cpu")
 WORKLOADS = {"cpu": ("tiny", 128, 28)}
 """hardware -> (model, size, steps) where it is not the usual one."""
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
@@ -36,41 +39,6 @@ BASELINE_PRECISIONS = {
     "fp16": "half precision against the fp32 baseline",
     "bf16": "reference: speed-ups and quality are measured against it",
 }
-
-Stack = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One option put on the reference, or on the baseline, alone."""
-
-    axis: str
-    option: str
-    why: str
-    on: str = "bf16"
-    """Precision of the parent."""
-    extended: bool = False
-    """Whether the extended use cases (depth, pose) have the row too."""
-
-
-LAYERS = (
-    Layer("precision", "tf32", "what TF32 alone gives fp32 weights", on="fp32"),
-    Layer("compilation", "inductor", "regional compile alone; noise floor", extended=True),
-    Layer("attention", "cudnn", "cuDNN attention alone; noise floor", extended=True),
-    Layer("attention", "native-flash", "torch's FlashAttention 2 alone; noise floor", extended=True),
-    Layer("vae", "tiled", "tiled decode alone: memory bought with time"),
-    Layer("vae", "sliced", "sliced decode alone: memory of a batch bought with time"),
-)
-"""The rows called noise floor are the reference under compile and under another attention backend: how
-far images move when nothing was meant to change. Every use case has them."""
-
-FP32_LAYERS = (
-    Layer("compilation", "inductor", "regional compile alone, on fp32", on="fp32"),
-    Layer("attention", "native-flash", "torch's FlashAttention 2 alone, on fp32", on="fp32"),
-    Layer("vae", "tiled", "tiled decode alone, on fp32", on="fp32"),
-    Layer("vae", "sliced", "sliced decode alone, on fp32", on="fp32"),
-)
-"""For cpu, which may have no bf16 arithmetic: without it a bf16 VAE decode took 60 times as long."""
 
 SHORT_STEPS = 4
 """So few that 368 requests, a true p99, take half a minute on two CPU cores."""
@@ -105,15 +73,26 @@ def declared() -> Iterator[Declared]:
         for precision, why in BASELINE_PRECISIONS.items():
             parent = None if precision == "fp32" else BASELINE
             yield _declare(_place(hardware, use_case), {**PLAIN, "precision": precision}, parent, why)
-    for hardware, layer in (*product(HARDWARE, LAYERS), *product(["cpu"], FP32_LAYERS)):
+    yield from _alone((*product(HARDWARE, LAYERS), *product(["cpu"], FP32_LAYERS)))
+    short = _place("cpu", ("txt2img", "none"), steps=SHORT_STEPS)
+    yield _declare(short, BASELINE, None, "few steps, so that a true p99 is cheap")
+    yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
+    yield from _alone((*product(GPUS, GPU_LAYERS), *product(["cpu"], CPU_LAYERS)))
+    for hardware, combination, use_case in product(GPUS, COMBINATIONS, USE_CASES):
+        if use_case[1] in CORE_CONTROLS:
+            stack = REFERENCE | combination.changes
+            parent = stack | {combination.added: REFERENCE[combination.added]}
+            yield _declare(_place(hardware, use_case), stack, parent, combination.why)
+
+
+def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
+    """Each (hardware, layer) on the plain stack of its precision."""
+    for hardware, layer in layers:
         for use_case in USE_CASES:
             if use_case[1] in CORE_CONTROLS or layer.extended:
                 parent = REFERENCE | {"precision": layer.on}
                 stack = parent | {layer.axis: layer.option}
                 yield _declare(_place(hardware, use_case), stack, parent, layer.why)
-    short = _place("cpu", ("txt2img", "none"), steps=SHORT_STEPS)
-    yield _declare(short, BASELINE, None, "few steps, so that a true p99 is cheap")
-    yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
 
 
 def _place(hardware: str, use_case: tuple[str, str], steps: int | None = None) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def test_a_file_with_a_mistake_gives_no_rows(tmp_path: Path) -> None:
         (("parent", ""), None),
         (("parent", "4"), "row 4 does not stand above this row"),
         (("parent", "2"), "row 2 does not stand above this row"),
-        (("parent", "400"), "row 400 does not exist"),
+        (("parent", "9999"), "row 9999 does not exist"),
         (("hardware", "h100x1"), "row 1 has another hardware"),
         (("task", "inpaint"), "row 1 has another task"),
         (("steps", "27"), "row 1 has another steps"),

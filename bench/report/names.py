@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.axes import AXES
-from bench.matrix import CONTROLS, PLAIN, TASKS, Row
+from bench.matrix import CONTROLS, PLAIN, TASKS, Row, layers
 
 TASK_TITLES = {"txt2img": "Text-to-Image", "img2img": "Image-to-Image", "inpaint": "Inpainting"}
 """The plan's headings."""
@@ -29,7 +29,7 @@ WEIGHTS_NOTES = {
 
 def stack(row: Row) -> str:
     """What differs from plain, precision always: ``bf16 + cudnn + inductor``."""
-    return " + ".join(option for axis, option in row.stack.items() if option != PLAIN.get(axis))
+    return " + ".join(layers(row.stack).values())
 
 
 def role(row: Row) -> str:
@@ -64,10 +64,9 @@ def layer(row: Row, parent: Row) -> str:
     words = []
     for axis, option in changed.items():
         before = parent.stack[axis]
-        words.append(option if before == PLAIN.get(axis) else f"{option} for {before}")
-    base = [
-        option for axis, option in parent.stack.items() if option != PLAIN.get(axis) and axis not in changed
-    ]
+        name = layers({axis: option}).get(axis, option)
+        words.append(name if before == PLAIN.get(axis) else f"{name} for {before}")
+    base = [name for axis, name in layers(parent.stack).items() if axis not in changed]
     return " + ".join(words) + (f" on {' + '.join(base)}" if base else "")
 
 
