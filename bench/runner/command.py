@@ -40,10 +40,10 @@ def job_of(
 ) -> Job:
     """Raises ValueError when a rule refuses the row, the weights are not its model's, or the attempt has
     been made."""
-    if refused := refusals(row):
+    weights = weights or ("tiny" if row.model == "tiny" else "hub")
+    if refused := refusals(row, weights):
         reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
         raise ValueError(f"{row.label} cannot run: {reasons}")
-    weights = weights or ("tiny" if row.model == "tiny" else "hub")
     if (weights == "tiny") != (row.model == "tiny"):
         fitting = "tiny" if row.model == "tiny" else "hub or synthetic"
         raise ValueError(f"{row.label} is of model {row.model}: --weights {fitting}, not {weights}")
