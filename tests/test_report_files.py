@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from fakes import fake_cell, fake_result, fake_row, write_attempt
 
 from bench import config, layout
+from bench.axes import AXES
 from bench.cli import main
 from bench.quality import FILE
 from bench.record import Code
@@ -187,6 +188,22 @@ def test_readme_tables_are_renewed_between_their_markers(
     assert command(tree, "--readme", "--check").exit_code == 0
 
 
+def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- fluxbench: options -->\n<!-- /fluxbench -->\n")
+    assert command(tree, "--readme").exit_code == 0
+    lines = {line.split("|")[1].strip(): line for line in readme.read_text().splitlines() if "|" in line}
+    assert "| H100 | 3.9" in lines["`inductor`"]
+    assert "against" in lines["`inductor`"]
+    assert "× " in lines["`inductor`"], "a speed-up with its verdict"
+    assert "| not run yet | – | – | – | – |" in lines["`flash3`"]
+    listed = {f"`{option}`" for options in AXES.values() for option in options if option != "none"}
+    assert listed <= set(lines)
+
+
 def test_a_marker_of_no_table_is_an_error_with_its_line(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +211,7 @@ def test_a_marker_of_no_table_is_an_error_with_its_line(
     (tmp_path / "README.md").write_text("one\n\n<!-- fluxbench: slowest -->\n<!-- /fluxbench -->\n")
     done = command(tree, "--readme")
     assert done.exit_code == 1
-    assert "line 3: no table 'slowest'; there are: fastest" in done.output
+    assert "line 3: no table 'slowest'; there are: fastest, options" in done.output
 
 
 def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

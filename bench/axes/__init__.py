@@ -25,3 +25,15 @@ AXES: dict[str, dict[str, Option]] = {
 
 The runner applies in this order too: weights are quantised before attention is set on them,
 and compilation sees everything that the other axes changed."""
+
+EVIDENCE = {
+    "precision": "dtype of every parameter and of the prediction; measured rounding of float32 products",
+    "quantization": "linears quantised and kept, by dtype; bytes before and after",
+    "text_encoder": "T5's linears quantised and kept, by dtype; bytes before and after",
+    "attention": "kernel names in a profile of one step",
+    "cache": "steps computed and skipped, and ControlNet calls, of every request",
+    "vae": "tiles or slices that reached the decoder",
+    "parallel": "ranks that did work",
+    "compilation": "graphs, breaks and recompiles; engines",
+}
+"""axis -> what its ``verify`` returns, in words."""

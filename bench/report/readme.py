@@ -17,6 +17,7 @@ from dataclasses import replace
 from bench.report import names
 from bench.report.answers import Answer
 from bench.report.markdown import grid
+from bench.report.options_table import options_tables
 from bench.report.page import Report, SectionView
 from bench.report.table import Column, Entry, Line, Table
 from bench.report.text import MISSING
@@ -31,6 +32,11 @@ def fastest(report: Report) -> str:
     """The headline of every section, with the day and commit of each winner."""
     tables = [_fastest(view) for page in report.pages for view in page.sections]
     return "\n\n".join(f"**{each.scope}**\n\n{grid(each)}" for each in tables) or "Nothing measured yet."
+
+
+def options(report: Report) -> str:
+    """What each option is, where it ran and what it alone is worth, axis by axis."""
+    return "\n\n".join(f"**{each.title}**. {each.scope}\n\n{grid(each)}" for each in options_tables(report))
 
 
 def _fastest(view: SectionView) -> Table:
@@ -54,7 +60,10 @@ def _measured(answer: Answer) -> str:
     return f"{day}, commit {commit[:8]}" if commit else day
 
 
-TABLES: dict[str, Callable[[Report], str]] = {"fastest": fastest}
+TABLES: dict[str, Callable[[Report], str]] = {
+    "fastest": fastest,
+    "options": options,
+}
 """Name in the marker -> what stands there."""
 
 
