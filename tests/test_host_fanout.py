@@ -198,13 +198,14 @@ def test_a_dry_run_says_everything_and_writes_nothing(results: Path) -> None:
 
 
 def test_an_unsupported_row_gets_one_result_with_its_rule_and_nothing_runs(results: Path) -> None:
-    rows = [cpu_row("1", attention="cudnn"), cpu_row("2")]
+    rows = [cpu_row("1", attention="cudnn"), cpu_row("2"), cpu_row("3", cache="replay-50")]
     for _ in range(2):
         code, _ = run_rows(results, rows)
         assert code == 0
-    unsupported = [result for result in saved(results) if result.row["row"] == "1"]
-    assert [result.status.code for result in unsupported] == [Code.UNSUPPORTED]
-    assert "gpu-option-on-cpu" in unsupported[0].status.reason
+    for row, rule in (("1", "gpu-option-on-cpu"), ("3", "replayed-cache-on-real-weights")):
+        unsupported = [result for result in saved(results) if result.row["row"] == row]
+        assert [result.status.code for result in unsupported] == [Code.UNSUPPORTED]
+        assert rule in unsupported[0].status.reason
     assert run_rows(results, rows[:1])[0] == 1, "a campaign of nothing but refusals has not succeeded"
 
 

@@ -77,7 +77,8 @@ class Wanting:
 
     def decide(self, row: Row, past: history.Past, *, retry: bool | None = None) -> Decision:
         wanted = self.wanted if retry is None else replace(self.wanted, retry=retry)
-        return decide(row, past, self.fingerprint(row), wanted, misfit(row, self.gpus))
+        weights = self.settings.weights_of(row)
+        return decide(row, past, self.fingerprint(row), wanted, misfit(row, self.gpus), weights)
 
 
 def make_plan(rows: Iterable[Row], wanting: Wanting) -> Plan:

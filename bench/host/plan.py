@@ -62,9 +62,12 @@ class Wanted:
     """Also run again what is done (``fluxbench bench``: attempts may be pooled)."""
 
 
-def decide(row: Row, past: Past, fingerprint: str, wanted: Wanted, misfit: str | None) -> Decision:
-    """``misfit`` is what this machine lacks for the row, None when it fits."""
-    if refused := refusals(row):
+def decide(
+    row: Row, past: Past, fingerprint: str, wanted: Wanted, misfit: str | None, weights: str | None = None
+) -> Decision:
+    """``misfit`` is what this machine lacks for the row, None when it fits; ``weights`` their source, for the
+    rules that ask for it."""
+    if refused := refusals(row, weights):
         reason = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
         return Decision(row, Action.UNSUPPORTED, reason)
     if misfit:
