@@ -33,6 +33,7 @@ ROW_FAILED = 1
 """Exit code of a fan-out in which a row was not made good."""
 
 TINY = "hardware=cpu model=tiny"
+TXT2IMG = f"{TINY} steps=28 precision=fp32 task=txt2img control=none"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,23 @@ PARTS = (
     ),
     Part(
         "the baseline, and one optimisation at a time",
-        f"{TINY} steps=28 precision=fp32 task=txt2img control=none attention=sdpa vae=full,tiled",
+        f"{TXT2IMG} quantization=none text_encoder=none attention=sdpa cache=none vae=full,tiled"
+        " compilation=none,inductor",
+    ),
+    Part(
+        "quantised weights: fewer bytes, and what they cost in pictures",
+        f"{TXT2IMG} quantization=torchao-int8wo,quanto-int8,bnb-nf4,gguf-q4_0",
+        budget="probe",
+    ),
+    Part(
+        "caches that skip steps, as their thresholds decide",
+        f"{TXT2IMG} cache=fbcache-0.08,fbcache-0.2,teacache-0.4",
+        budget="probe",
+    ),
+    Part(
+        "a cache with a ControlNet, whose call is skipped too",
+        f"{TINY} steps=28 precision=fp32 task=txt2img control=canny cache=fbcache-0.2",
+        budget="probe",
     ),
     Part(
         "the other pipelines",
