@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,7 +84,7 @@ def test_a_gpu_in_use_is_refused_after_twenty_seconds_with_what_to_do(
     assert "GPU 3 (GPU-3f)" in str(refusal.value)
 
 
-def test_no_variable_that_could_hold_a_secret_is_kept() -> None:
+def test_no_variable_that_could_hold_a_secret_or_says_nothing_is_kept() -> None:
     kept = environment.speed_variables(
         {
             "NCCL_P2P_DISABLE": "1",
@@ -91,6 +93,7 @@ def test_no_variable_that_could_hold_a_secret_is_kept() -> None:
             "HF_TOKEN": "hf_secret",
             "NVIDIA_API_KEY": "nvapi-secret",
             "TORCH_HUB_AUTH": "secret",
+            "NVIDIA_REQUIRE_CUDA": "cuda>=13.0 brand=unknown,driver>=535",
             "PATH": "/bin",
         }
     )
@@ -133,3 +136,14 @@ def test_code_that_runs_without_its_repository_knows_its_commit_from_whoever_sen
     monkeypatch.setenv("FLUXBENCH_GIT_COMMIT", "a" * 40 + "-dirty")
     found = environment.collect([])
     assert (found.git_commit, found.git_dirty) == ("a" * 40, True)
+
+
+def test_the_topology_is_kept_without_the_terminals_underlining(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '\\t\\033[4mGPU0\\tCPU Affinity\\033[0m\\nGPU0\\t X \\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = environment.collect([H100], FakeNvml())
+    assert found.topology == "\tGPU0\tCPU Affinity\nGPU0\t X \n"

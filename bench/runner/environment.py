@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ REPOSITORY = Path(__file__).parents[2]
 SPEED_PREFIXES = (
     "NCCL_", "CUDA_", "CUDNN_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "KMP_", "NVIDIA_",
 )  # fmt: skip
+SAYS_NOTHING = frozenset({"NVIDIA_REQUIRE_CUDA"})
+"""A kilobyte of driver ranges that an image would accept."""
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 COMMAND_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -36,7 +39,7 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
     """All but what only torch knows; see ``with_torch``."""
     import psutil
 
-    commit, dirty = _git_state()
+    commit, dirty = git_state()
     return record.Environment(
         **(_gpu_facts(gpus, nvml or _nvml()) if gpus else {}),
         host_id=identity.host_id(gpu.uuid for gpu in gpus),
@@ -53,7 +56,7 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
     )
 
 
-def _git_state() -> tuple[str | None, bool | None]:
+def git_state() -> tuple[str | None, bool | None]:
     """(commit, whether tracked files differ from it). Where the code runs without its repository, as in a
     container, whoever sent it there says so: ``FLUXBENCH_GIT_COMMIT=<hash>``, or ``<hash>-dirty``."""
     if told := os.environ.get("FLUXBENCH_GIT_COMMIT"):
@@ -82,7 +85,8 @@ def speed_variables(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(variables.items())
-        if name.startswith(SPEED_PREFIXES) and not any(word in name.upper() for word in SECRET_WORDS)
+        if name.startswith(SPEED_PREFIXES) and name not in SAYS_NOTHING
+        if not any(word in name.upper() for word in SECRET_WORDS)
     }
 
 
@@ -160,7 +164,7 @@ def _gpu_facts(gpus: Sequence[Gpu], nvml: Any) -> dict[str, Any]:
     return {
         "gpus": described,
         "driver": _optional(nvml, nvml.nvmlSystemGetDriverVersion),
-        "topology": _output("nvidia-smi", "topo", "-m"),
+        "topology": _plain(_output("nvidia-smi", "topo", "-m")),
     }
 
 
@@ -181,6 +185,11 @@ def _optional(nvml: Any, query: Callable[..., Any], *args: Any) -> Any:
         return query(*args)
     except nvml.NVMLError:
         return None
+
+
+def _plain(text: str | None) -> str | None:
+    """Without the terminal's underlining, which ``nvidia-smi`` writes into a pipe too."""
+    return None if text is None else re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _output(*command: str) -> str | None:
