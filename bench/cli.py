@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from bench.commands.campaign import bench, demo, fan_out_command
+from bench.commands.images import compose, env, image, lock
 from bench.commands.matrix import matrix, rows
 from bench.commands.measure import overhead, run
 from bench.commands.results import check, quality, report, schema
@@ -17,5 +18,9 @@ def main() -> None:
     """Run a matrix of FLUX inference optimisations and find the fastest stack you can defend."""
 
 
-for command in (matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema):
+COMMANDS = (
+    *(matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema),
+    *(lock, env, image, compose),
+)
+for command in COMMANDS:
     main.add_command(command)

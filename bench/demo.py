@@ -102,7 +102,7 @@ def commands(results: Path = RESULTS) -> list[tuple[str, list[str]]]:
             part.shows,
             [
                 *("fan-out", "--where", part.where, "--budget", part.budget, "--cells", part.cells),
-                *("--results", str(results)),
+                *("--results", str(results), "--executor", "local"),
             ],
         )
         for part in PARTS

@@ -21,6 +21,7 @@ from bench.commands.options import (
 
 if TYPE_CHECKING:
     from bench.config import BudgetName
+    from bench.host.executors import Name as ExecutorName
     from bench.matrix import Row
 
 
@@ -70,6 +71,24 @@ def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="SECONDS",
             help="Wait this long for hardware that another fan-out holds, instead of refusing at once.",
         ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "venv", "docker"]),
+            help="Where rows run: this environment, the environment of their image's lock (`fluxbench env`), "
+            "a container of their image. Default: docker where a daemon answers, else venv where it is "
+            "built, else local.",
+        ),
+        click.option(
+            "--registry",
+            envvar="FLUXBENCH_REGISTRY",
+            default="",
+            help="With docker: pull missing images from here before building them.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Say what would run, in which order and how long, for one row its command too; run nothing.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -85,6 +104,8 @@ def run_campaign(
     results: Path,
     timeout: float | None,
     wait: float,
+    executor: ExecutorName | None,
+    registry: str,
     dry_run: bool = False,
     max_hours: float | None = None,
     retry: bool = False,
@@ -94,10 +115,14 @@ def run_campaign(
     from rich.console import Console
 
     from bench.config import BUDGETS
+    from bench.host import executors
     from bench.host.command import fan_out, here
+    from bench.host.daemon import Silent
     from bench.host.fanout import Settings
-    from bench.host.gpus import GpuError
+    from bench.host.gpus import GpuError, misfit
+    from bench.host.image import ImageError
     from bench.host.leases import Busy
+    from bench.rules import refusals
 
     settings = Settings(
         results=results,
@@ -111,8 +136,14 @@ def run_campaign(
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
-        sys.exit(fan_out(rows, settings, here(), console, dry_run=dry_run, wait_seconds=wait))
-    except (Busy, GpuError) as error:
+        chosen = executors.executor(executor, rows, click.echo)
+        gpus = here()
+        if not dry_run:
+            fitting = [row for row in rows if not refusals(row) and misfit(row, gpus) is None]
+            executors.get_images(chosen, fitting, registry, click.echo)
+        code = fan_out(rows, settings, gpus, console, dry_run=dry_run, wait_seconds=wait, executor=chosen)
+        sys.exit(code)
+    except (Busy, GpuError, ImageError, Silent) as error:
         raise click.ClickException(f"nothing was run: {error}") from None
 
 
@@ -126,7 +157,6 @@ def run_campaign(
 @click.option(
     "--retry", is_flag=True, help="Also run again what failed in a way that would repeat (oom, ...)."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would run, in which order and how long; run nothing.")
 def fan_out_command(matrix_path: Path, where: str, tier: str, **asked: Any) -> None:
     """Run rows one after another on this machine, most valuable first, each in a fresh process.
 

@@ -20,8 +20,8 @@ from bench.host.local import Executor, Handle, Job
 from bench.host.plan import CellShape
 from bench.host.supervise import Ended
 from bench.host.verdict import Ending, kernel_oom_kills, log_tail, verdict
-from bench.identity import ingredients
-from bench.record import Cell, Code, Environment, Result, Status
+from bench.identity import fingerprint_of
+from bench.record import Cell, Code, Environment, Ingredients, Result, Status
 from bench.runner.diary import RUNNING
 
 BALLAST_BYTES = 2_000_000
@@ -29,15 +29,15 @@ BALLAST_BYTES = 2_000_000
 with all its cells has about a tenth of it."""
 
 
-def first_result(job: Job, fingerprint: str, environment: Environment) -> Result:
+def first_result(job: Job, made_of: Ingredients, environment: Environment) -> Result:
     return Result(
         status=RUNNING,
         row=job.row.model_dump(mode="json"),
         attempt=job.attempt_dir.name,
         budget=job.budget,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        fingerprint=fingerprint,
-        ingredients=ingredients(job.row, job.weights),
+        fingerprint=fingerprint_of(job.row, made_of),
+        ingredients=made_of,
         environment=environment,
     )
 

@@ -19,9 +19,9 @@ from bench import layout, record
 from bench.host import attempt, leases
 from bench.host.estimate import gpu_hours, timeout_seconds
 from bench.host.fanout import Plan, Wanting
-from bench.host.gpus import Gpu, candidates
+from bench.host.gpus import Gpu
 from bench.host.leases import Lease
-from bench.host.local import Executor, Job
+from bench.host.local import Executor
 from bench.host.outcome import Outcome, Summary
 from bench.host.plan import Action, Decision
 from bench.host.progress import AttemptWatch, Display, Look, clock
@@ -140,9 +140,10 @@ class Campaign:
 
     def _attempt(self, decision: Decision, claim: Lease) -> Outcome:
         row = decision.row
-        job = self._job(decision, (*self.lease.descriptors, *claim.descriptors))
+        descriptors = (*self.lease.descriptors, *claim.descriptors)
+        job = self.wanting.job(decision, self.lease.names, descriptors)
         expected = self._estimate(decision)
-        started = attempt.first_result(job, self.wanting.fingerprint(row), self.environments(job.gpu_uuids))
+        started = attempt.first_result(job, self.wanting.ingredients(row), self.environments(job.gpu_uuids))
         watch = AttemptWatch(job.attempt_dir)
         begun = time.monotonic()
 
@@ -187,23 +188,9 @@ class Campaign:
         past = self.wanting.past(row).results
         if any(result.status == status and result.fingerprint == print_ for _, result in past):
             return
-        job = self._job(decision, ())
-        started = attempt.first_result(job, print_, self.environments(()))
+        job = self.wanting.job(decision)
+        started = attempt.first_result(job, self.wanting.ingredients(row), self.environments(()))
         record.save(started.model_copy(update={"status": status}), job.attempt_dir)
-
-    def _job(self, decision: Decision, descriptors: tuple[int, ...]) -> Job:
-        row = decision.row
-        weights = self.settings.weights_of(row)
-        leased = [gpu.uuid for gpu in candidates(row, self.wanting.gpus) if gpu.uuid in self.lease.names]
-        return Job(
-            row=row,
-            weights=weights,
-            budget=self.settings.budget.name,
-            cells=decision.cells,
-            attempt_dir=layout.attempt_dir(self.settings.results, row, weights, layout.new_attempt()),
-            gpu_uuids=tuple(leased[: row.gpu_count]),
-            lease_descriptors=descriptors,
-        )
 
     def _estimate(self, decision: Decision) -> float:
         return self.plan.estimates.seconds(decision.row, self.settings.budget.name, decision.cells)

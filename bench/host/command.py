@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -33,15 +34,21 @@ def fan_out(
 ) -> int:
     """The exit code: 0, 1 when a row failed or the campaign could not go on, 128 + n when signal n ended
     it. Raises ``leases.Busy`` before anything runs when others hold the hardware."""
-    wanting = Wanting(settings, gpus)
+    executor = executor or LocalExecutor()
+    wanting = Wanting(settings, gpus, executor)
     plan = make_plan(rows, wanting)
     for line in plan_lines(plan, settings.budget, every_row=dry_run):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if dry_run:
+        if settings.again:  # one row, asked for by its id: what it would be, to be pasted into a shell
+            for decision in plan.to_run:
+                job = wanting.job(decision, [gpu.uuid for gpu in gpus])
+                line = shlex.join(executor.command(job))
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
     settings.results.mkdir(parents=True, exist_ok=True)
     with take_leases(plan, gpus, wait_seconds) as lease, Stop() as stop, display(console) as shown:
-        campaign = Campaign(plan, wanting, executor or LocalExecutor(), lease, shown, stop)
+        campaign = Campaign(plan, wanting, executor, lease, shown, stop)
         summary = campaign.run()
     if summary.outcomes:
         console.print(summary_table(summary.outcomes))

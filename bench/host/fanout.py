@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import layout
 from bench.config import Budget
 from bench.host import history, leases
 from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
 from bench.host.leases import Lease
+from bench.host.local import Executor, Job, LocalExecutor
 from bench.host.plan import Action, CellShape, Decision, Wanted, by_value, decide
 from bench.host.supervise import GRACE_SECONDS
-from bench.identity import cpu_host_id, fingerprint
+from bench.identity import cpu_host_id, fingerprint_of, ingredients
 from bench.matrix import Row
+from bench.record import Ingredients
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,10 @@ class Plan:
 class Wanting:
     """The question that is asked of every row: what is left to do about it here, now?"""
 
-    def __init__(self, settings: Settings, gpus: Sequence[Gpu]) -> None:
+    def __init__(self, settings: Settings, gpus: Sequence[Gpu], executor: Executor | None = None) -> None:
         self.settings = settings
         self.gpus = gpus
+        self.executor = executor or LocalExecutor()
         self.wanted = Wanted(
             budget=settings.budget,
             cells=settings.cells,
@@ -72,13 +76,34 @@ class Wanting:
     def past(self, row: Row) -> history.Past:
         return history.read(self.settings.results, row, self.settings.weights_of(row))
 
+    def ingredients(self, row: Row) -> Ingredients:
+        return ingredients(row, self.settings.weights_of(row), self.executor.lock(row))
+
     def fingerprint(self, row: Row) -> str:
-        return fingerprint(row, self.settings.weights_of(row))
+        return fingerprint_of(row, self.ingredients(row))
+
+    def job(self, decision: Decision, leased: Collection[str] = (), descriptors: tuple[int, ...] = ()) -> Job:
+        """A new attempt, on GPUs of the ``leased`` ones (UUIDs)."""
+        row, weights = decision.row, self.settings.weights_of(decision.row)
+        uuids = [gpu.uuid for gpu in candidates(row, self.gpus) if gpu.uuid in leased]
+        return Job(
+            row=row,
+            weights=weights,
+            budget=self.settings.budget.name,
+            cells=decision.cells,
+            attempt_dir=layout.attempt_dir(self.settings.results, row, weights, layout.new_attempt()),
+            gpu_uuids=tuple(uuids[: row.gpu_count]),
+            lease_descriptors=descriptors,
+        )
+
+    def misfit(self, row: Row) -> str | None:
+        """What the machine lacks for the row: hardware, or the place to run it in."""
+        return misfit(row, self.gpus) or self.executor.lacks(row)
 
     def decide(self, row: Row, past: history.Past, *, retry: bool | None = None) -> Decision:
         wanted = self.wanted if retry is None else replace(self.wanted, retry=retry)
         weights = self.settings.weights_of(row)
-        return decide(row, past, self.fingerprint(row), wanted, misfit(row, self.gpus), weights)
+        return decide(row, past, self.fingerprint(row), wanted, self.misfit(row), weights)
 
 
 def make_plan(rows: Iterable[Row], wanting: Wanting) -> Plan:

@@ -1,7 +1,7 @@
 """The local executor: one runner process in its own session, on this machine, in this environment.
 
-An executor is any object with ``start(job) -> Handle``; a handle has ``wait``, ``stop`` and ``kill``.
-That is all the fan-out knows of it, so the Docker and venv executors stand beside this module.
+``Executor`` and ``Handle`` are all that the fan-out knows of where a row runs; ``docker.py`` and ``venv.py``
+hold the other two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench import layout
+from bench import identity, layout
 from bench.config import BudgetName
 from bench.matrix import Row
 
@@ -42,12 +42,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended: one of the two is set."""
+    """How a runner ended. ``code`` or ``signal`` is set, or ``infra`` alone."""
 
     code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False
+    """Whether the kernel killed for memory in a control group that is the runner's own."""
+    infra: str = ""
+    """What failed around the runner: it never began, or nobody can say any more how it ended."""
 
     def __str__(self) -> str:
+        if self.code is None and self.signal is None:
+            return "an end that nobody saw"
         return f"exit code {self.code}" if self.signal is None else f"killed by {signal_name(self.signal)}"
 
 
@@ -64,6 +70,15 @@ class Handle(Protocol):
 
 class Executor(Protocol):
     def start(self, job: Job) -> Handle: ...
+
+    def command(self, job: Job) -> list[str]:
+        """What ``start`` would run, ready for a shell."""
+
+    def lock(self, row: Row) -> str | None:
+        """The lock that the row's packages come from; None where their versions stand for them."""
+
+    def lacks(self, row: Row) -> str | None:
+        """What must be made before the row can run, as the end of a sentence; None when nothing."""
 
 
 def signal_name(number: int) -> str:
@@ -97,24 +112,41 @@ def runner_environment(caller: Mapping[str, str], gpu_uuids: Sequence[str]) -> d
 
 
 class LocalExecutor:
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "bench", "run")) -> None:
-        self.command = tuple(command)
+    """``runner`` is the command line that ``runner_arguments`` complete, ``variables`` are added to its
+    environment."""
+
+    def __init__(
+        self,
+        runner: Sequence[str] = (sys.executable, "-m", "bench", "run"),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.runner = tuple(runner)
+        self.variables = dict(variables or {})
+
+    def command(self, job: Job) -> list[str]:
+        return [*self.runner, *runner_arguments(job)]
+
+    def lock(self, row: Row) -> str | None:
+        return identity.installed_lock()
+
+    def lacks(self, row: Row) -> str | None:
+        return None
 
     def start(self, job: Job) -> LocalHandle:
         """The runner's output goes to the attempt's log, after whatever is there already."""
         job.attempt_dir.mkdir(parents=True, exist_ok=True)
         with (job.attempt_dir / layout.LOG).open("ab") as log:
             process = subprocess.Popen(
-                [*self.command, *runner_arguments(job)],
+                self.command(job),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=runner_environment(os.environ, job.gpu_uuids),
+                env={**runner_environment(os.environ, job.gpu_uuids), **self.variables},
                 # A session of its own: Ctrl-C in the terminal reaches the fan-out alone, which then asks
                 # the runner to stop; and one killpg ends the runner with every helper it started.
                 start_new_session=True,
                 pass_fds=job.lease_descriptors,
-                preexec_fn=_stop_when_parent_dies(),
+                preexec_fn=stop_when_parent_dies(),
             )
         return LocalHandle(process)
 
@@ -145,7 +177,7 @@ class LocalHandle:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _stop_when_parent_dies() -> Callable[[], None] | None:
+def stop_when_parent_dies() -> Callable[[], None] | None:
     """Run in the child before exec: a fan-out that is killed takes its runner along (by SIGTERM, so that
     it still writes its result). Only Linux can."""
     if sys.platform != "linux":

@@ -78,8 +78,12 @@ def verdict(ending: Ending, written: Result | None) -> Status | None:
 
     ``written`` is what result.json holds now, None when it cannot be read. The runner's word stands only
     when its exit code agrees with it: any other end means that the file is what the last flush left.
+
+    Where nobody saw the end (``exit.infra``), a last word in the file is the runner's own.
     """
     if written is not None and written.status != RUNNING:
+        if ending.exit.infra:
+            return None
         if ending.exit.code == OK_EXIT and written.status.code is Code.OK:
             return None
         own_word = ending.exit.code == STATUS_EXIT and written.status.code is not Code.OK
@@ -91,6 +95,8 @@ def verdict(ending: Ending, written: Result | None) -> Status | None:
 
 
 def _classify(ending: Ending) -> tuple[Code, str]:
+    if ending.exit.infra:
+        return Code.INFRA, ending.exit.infra
     if ending.stopped_for == "timeout":
         return Code.TIMEOUT, f"not done after {ending.after_seconds:.0f} s; raise --timeout, or see the log"
     if ending.stopped_for == "interrupt":
@@ -101,7 +107,7 @@ def _classify(ending: Ending) -> tuple[Code, str]:
         for code, sign, meaning in SIGNS:
             if sign.search(line):
                 return code, f"{meaning} ({ending.exit}: {line.strip()[:300]})"
-    if ending.exit.signal == SIGKILL and ending.kernel_oom_kills:
+    if ending.exit.out_of_memory or (ending.exit.signal == SIGKILL and ending.kernel_oom_kills):
         return Code.OOM, "the kernel's out-of-memory killer ended the runner; its machine memory ran out"
     if ending.free_disk_bytes is not None and ending.free_disk_bytes < DISK_FULL_BYTES:
         return Code.INFRA, f"the disk is full ({ending.exit}); free space and run the same command again"

@@ -1,0 +1,70 @@
+"""compose.yaml: which services there are, rendered through docker/compose.yaml.j2.
+
+A service runs every core row of one hardware and image by the fan-out, inside the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.host import locks
+from bench.host.docker import CODE, HUB_CACHE, SHARED_MEMORY
+from bench.host.image import tag
+from bench.images import IMAGES
+
+TEMPLATE = locks.DOCKER / "compose.yaml.j2"
+GPUS = ("a100", "h100")
+COUNTS = (1, 2, 4, 8)
+"""The plan's hardware; services exist whether or not the matrix has rows for them yet."""
+
+SEVERAL_ONLY = frozenset({"xdit"})
+"""Images whose point is more than one GPU."""
+ONE_ONLY = frozenset({"gguf"})
+"""Images whose options stand under one GPU only (DESIGN.md: single-GPU stacks stand under x1)."""
+
+
+@dataclass(frozen=True)
+class Service:
+    hardware: str
+    image: str
+    gpus: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.hardware}-{self.image}" if self.gpus else self.hardware
+
+
+def services() -> list[Service]:
+    """The CPU's, then every GPU count x image that makes sense there."""
+    found = [Service("cpu", "cpu", 0)]
+    for gpu in GPUS:
+        for count in COUNTS:
+            left_out = SEVERAL_ONLY if count == 1 else ONE_ONLY
+            chosen = (image for image in IMAGES[1:] if image not in left_out)
+            found += [Service(f"{gpu}x{count}", image, count) for image in chosen]
+    return found
+
+
+def render() -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(TEMPLATE.read_text()).render(
+        services=services(),
+        images=IMAGES,
+        tag=tag,
+        lock_sha256=locks.lock_sha256,
+        base_image=base_image(),
+        code=CODE,
+        hub_cache=HUB_CACHE,
+        shared_memory=SHARED_MEMORY,
+    )
+
+
+def base_image(dockerfile: Path = locks.DOCKER / "base" / "Dockerfile") -> str:
+    """The pinned one, from the Dockerfile that pins it."""
+    lines = dockerfile.read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE_IMAGE="))

@@ -1,0 +1,86 @@
+"""The venv executor: rows in virtual environments that hold what the images hold, from the same locks.
+
+Most rented machines are containers themselves and have no Docker daemon: there this is the road.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.host import locks
+from bench.host.local import Handle, Job, LocalExecutor
+from bench.images import image_of
+from bench.matrix import Row
+
+REPOSITORY = Path(__file__).parents[2]
+VENVS = REPOSITORY / ".venvs"
+
+
+class VenvError(Exception):
+    """The environment could not be built."""
+
+
+def python_of(name: str, venvs: Path = VENVS) -> Path:
+    return venvs / name / "bin" / "python"
+
+
+def lock_of(name: str, venvs: Path = VENVS) -> str | None:
+    """What ``docker/install.py`` left there when it was done; None where the environment is not whole."""
+    try:
+        return (venvs / name / "fluxbench-lock").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def build(name: str, *, python: str, torch: str, say: Callable[[str], None], venvs: Path = VENVS) -> None:
+    """Makes the environment anew, and imports what it is for. Raises VenvError."""
+    inside, docker = str(python_of(name, venvs)), locks.DOCKER
+    for arguments in (
+        [python, "-m", "venv", "--clear", str(venvs / name)],
+        [inside, str(docker / "install.py"), str(locks.lock_path(name)), "--torch", torch],
+        [inside, str(docker / "check_imports.py"), str(docker / name / "imports.txt")],
+    ):
+        say(f"$ {' '.join(arguments)}")
+        if subprocess.run(arguments, check=False).returncode:
+            raise VenvError(f"environment {name} could not be built; the lines above say why")
+
+
+class VenvExecutor:
+    def __init__(self, venvs: Path = VENVS) -> None:
+        self.venvs = venvs
+
+    def lock(self, row: Row) -> str | None:
+        name = image_of(row)
+        return lock_of(name, self.venvs) if name else None
+
+    def lacks(self, row: Row) -> str | None:
+        name = image_of(row)
+        if name is None:
+            return "no image, and so no environment, holds every option of its stack"
+        built = lock_of(name, self.venvs)
+        if built is None:
+            return f"environment {name} is not built; `fluxbench env {name}` builds it"
+        if built.split()[0] != locks.lock_sha256(name):
+            return (
+                f"environment {name} was built from another lock than docker/{name}/requirements.txt; "
+                f"`fluxbench env {name}` renews it"
+            )
+        return None
+
+    def command(self, job: Job) -> list[str]:
+        return self._local(job.row).command(job)
+
+    def start(self, job: Job) -> Handle:
+        return self._local(job.row).start(job)
+
+    def _local(self, row: Row) -> LocalExecutor:
+        name = image_of(row)
+        assert name, f"{row.label}: {self.lacks(row)}"
+        # The bench itself is not installed there: its code is this checkout's, as it is in the images.
+        paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        return LocalExecutor(
+            [str(python_of(name, self.venvs)), "-m", "bench", "run"], variables={"PYTHONPATH": paths}
+        )

@@ -1,0 +1,188 @@
+"""The Docker executor without a daemon: the command line, what a container's end means, images that do not
+fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import fake_row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.host import docker, locks
+from bench.host.daemon import Daemon, State
+from bench.host.docker import DockerExecutor, Place, container_name, exit_of, run_command
+from bench.host.image import Image, Store, build_arguments, registry_tag
+from bench.host.local import Exit, Job
+from bench.host.verdict import Ending, verdict
+from bench.record import Code
+
+PLACE = Place(
+    repository=Path("/repo"),
+    hub_cache=Path("/home/u/hub"),
+    cache=Path("/repo/.cache"),
+    user="1000:1000",
+    machine_id="m1",
+    git_commit="0" * 40 + "-dirty",
+    variables=(("NCCL_DEBUG", "INFO"),),
+)
+
+
+def job(tmp_path: Path, **changes: Any) -> Job:
+    row = fake_row(row="42", hardware="h100x2")
+    folder = tmp_path / "row-0042" / "hub" / "20261122T120000Z-0000"
+    given_: dict[str, Any] = {"gpu_uuids": ("GPU-a", "GPU-b"), "attempt_dir": folder}
+    return Job(row, "hub", "quick", ((1, 1),), **{**given_, **changes})
+
+
+class StubDaemon(Daemon):
+    """Answers with what it was given."""
+
+    def __init__(self, images: dict[str, dict[str, Any]]) -> None:
+        super().__init__()
+        self.images = images
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        return self.images.get(reference)
+
+
+def labelled(lock: str, torch: str = "") -> dict[str, Any]:
+    return {"Id": "sha256:1", "Config": {"Labels": {"fluxbench.lock": lock, "fluxbench.torch": torch}}}
+
+
+def test_the_command_holds_everything_that_keeps_a_measurement_alone(tmp_path: Path) -> None:
+    command = run_command(job(tmp_path), "sha256:1", PLACE)
+    options = command[: command.index("sha256:1")]
+    for option in ("--init", "--network=none", "--read-only", "--tmpfs=/tmp:exec", "--user=1000:1000"):
+        assert option in options
+    assert '--gpus="device=GPU-a,GPU-b"' in options  # the quotes are Docker's, not a shell's
+    assert "--mount=type=bind,source=/repo/bench,target=/opt/fluxbench/bench,readonly" in options
+    assert "--mount=type=bind,source=/home/u/hub,target=/opt/hub,readonly" in options
+    attempt = job(tmp_path).attempt_dir
+    assert f"--mount=type=bind,source={attempt},target={attempt}" in options
+    assert "--env=FLUXBENCH_IMAGE_DIGEST=sha256:1" in options
+    assert f"--env=FLUXBENCH_GIT_COMMIT={'0' * 40}-dirty" in options
+    assert "--env=NCCL_DEBUG=INFO" in options
+    assert "--label=fluxbench.row=42" in options
+
+
+def test_a_row_without_gpus_asks_for_none(tmp_path: Path) -> None:
+    command = run_command(job(tmp_path, gpu_uuids=()), "sha256:1", PLACE)
+    assert [word for word in command if word.startswith(("--gpus", "--ulimit"))] == []
+
+
+def test_a_relative_results_folder_becomes_the_same_absolute_path_on_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = job(tmp_path, attempt_dir=Path("row-0042/hub/20261122T120000Z-0000"))
+    assert run_command(relative, "sha256:1", PLACE) == run_command(job(tmp_path), "sha256:1", PLACE)
+
+
+def test_the_name_of_a_container_is_its_rows_whatever_the_attempt_or_the_path(tmp_path: Path) -> None:
+    first = container_name(job(tmp_path))
+    assert first.startswith("fluxbench-row-0042-hub-")
+    another = job(tmp_path, attempt_dir=tmp_path / "x" / ".." / "row-0042" / "hub" / "20261122T130000Z-1111")
+    assert container_name(another) == first
+    assert container_name(job(tmp_path / "other")) != first
+
+
+@given(st.dictionaries(st.sampled_from(["HF_TOKEN", "AWS_SECRET", "PATH", "HOME", "NCCL_ALGO"]), st.text()))
+def test_a_token_never_reaches_a_container(variables: dict[str, str]) -> None:
+    assert set(docker.passed_on(variables)) <= {"NCCL_ALGO"}
+
+
+def test_the_hub_cache_is_where_the_hub_says() -> None:
+    assert docker.hub_cache({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}) == Path("/a")
+    assert docker.hub_cache({"HF_HOME": "/b"}) == Path("/b/hub")
+    assert docker.hub_cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")
+    assert docker.hub_cache({}) == Path.home() / ".cache/huggingface/hub"
+
+
+# --- What a container's end means --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "cli_code", "exit_"),
+    [
+        (State("running"), 125, None),  # the CLI lost the daemon, live-restore kept the container
+        (State("paused"), 0, None),
+        (State("exited", 0), 0, Exit(code=0)),
+        (State("exited", 3), 3, Exit(code=3)),
+        (State("exited", 0), 125, Exit(code=0)),  # ended while nobody looked
+        (State("exited", 139), 139, Exit(signal=11)),
+        (State("exited", 137, oom_killed=True), 137, Exit(signal=9, out_of_memory=True)),
+        (State("exited", 1, oom_killed=True), 1, Exit(code=1, out_of_memory=True)),
+        (State("exited", 137, oom_killed=True), 125, Exit(signal=9, out_of_memory=True)),
+    ],
+)
+def test_the_end_of_a_container(state: State, cli_code: int, exit_: Exit | None) -> None:
+    assert exit_of(state, cli_code, "") == exit_
+
+
+@pytest.mark.parametrize(
+    ("state", "cli_code", "says"),
+    [
+        (None, 125, 'could not select device driver "" with capabilities: [[gpu]]'),
+        (State("created", 128, error="no GPU here"), 125, "no GPU here"),
+        (State("exited", 137), 125, "the Docker daemon was lost"),
+    ],
+)
+def test_what_failed_around_the_runner_is_infra(state: State | None, cli_code: int, says: str) -> None:
+    exit_ = exit_of(state, cli_code, 'could not select device driver "" with capabilities: [[gpu]]')
+    assert exit_ is not None
+    assert says in exit_.infra
+    status = verdict(Ending(exit_), None)
+    assert status is not None
+    assert status.code is Code.INFRA
+    assert says in status.reason
+
+
+def test_a_kill_for_memory_inside_the_container_is_oom() -> None:
+    status = verdict(Ending(Exit(signal=9, out_of_memory=True)), None)
+    assert status is not None
+    assert status.code is Code.OOM
+
+
+# --- Images ------------------------------------------------------------------------------------------
+
+
+def test_a_missing_image_a_stale_one_and_a_fresh_one() -> None:
+    row = fake_row(row="42", hardware="h100x1")
+    assert "make image IMAGE=torch" in (Store(StubDaemon({})).lacks(row) or "")
+    stale = Store(StubDaemon({"fluxbench/torch": labelled("0" * 64)}))
+    assert "was built from another lock" in (stale.lacks(row) or "")
+    fresh = Store(StubDaemon({"fluxbench/torch": labelled(locks.lock_sha256("torch"))}))
+    assert fresh.lacks(row) is None
+
+
+def test_a_stale_image_starts_no_container_and_says_how_to_renew_it(tmp_path: Path) -> None:
+    daemon = StubDaemon({"fluxbench/torch": labelled("0" * 64)})
+    daemon.state = lambda container: None  # type: ignore[method-assign]
+    exit_ = DockerExecutor(PLACE, daemon).start(job(tmp_path)).wait(0)
+    assert exit_ is not None
+    assert "make image IMAGE=torch" in exit_.infra
+
+
+def test_an_image_with_another_torch_has_another_lock_for_fingerprints() -> None:
+    row = fake_row(row="42", hardware="h100x1")
+    lock = locks.lock_sha256("torch")
+    store = Store(StubDaemon({"fluxbench/torch": labelled(lock, "torch==2.13.0 --index-url https://e.org")}))
+    assert DockerExecutor(PLACE, store.daemon, store).lock(row) == f"{lock} with torch==2.13.0"
+    assert Image("torch", "sha256:1", lock, "").lock_id == lock
+
+
+def test_an_image_is_built_with_the_hash_of_its_lock_and_the_base_without() -> None:
+    built = build_arguments("torch", lock_sha256="abc", commit="def", torch="torch==2.13.0")
+    assert {"--build-arg=LOCK_SHA256=abc", "--build-arg=GIT_COMMIT=def"} <= set(built)
+    assert "--build-arg=TORCH=torch==2.13.0" in built
+    base = build_arguments("base", lock_sha256="abc", commit="def", base_image="debian:bookworm")
+    assert [word for word in base if word.startswith("--build-arg")] == [
+        "--build-arg=BASE_IMAGE=debian:bookworm"
+    ]
+
+
+def test_a_registry_holds_an_image_under_its_lock() -> None:
+    assert registry_tag("ghcr.io/us/", "torch") == f"ghcr.io/us/torch:{locks.lock_sha256('torch')[:12]}"
