@@ -10,6 +10,7 @@ from bench.commands.images import compose, env, image, lock
 from bench.commands.matrix import matrix, rows
 from bench.commands.measure import overhead, run
 from bench.commands.results import check, quality, report, schema
+from bench.commands.tryout import construct, correctness
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -21,6 +22,7 @@ def main() -> None:
 COMMANDS = (
     *(matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema),
     *(lock, env, image, compose),
+    *(construct, correctness),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -1,0 +1,99 @@
+"""Is an option's image the right one? Its final latents against the plain stack's, on the tiny model.
+
+The error is the Frobenius norm of the difference over that of the plain latents, for one request of the
+tiny model's usual steps. Where an option takes float32 it is compared in float32, and one that is exact must
+then agree to float32's rounding, whatever tolerance its declaration leaves for half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from bench import tiny, tryout
+from bench.axes import AXES
+from bench.axes.option import Option
+from bench.matrix import PLAIN, Row
+from bench.record import Strict
+from bench.rules import refusals
+
+ROUNDING = 1e-4
+"""Of float32 over a whole request: thousands of sums in another order."""
+
+
+class Compared(Strict):
+    """One option on one use case."""
+
+    axis: str
+    option: str
+    task: str
+    control: str
+    precision: str
+    ended: tryout.Ended
+    reason: str = ""
+    error: float | None = None
+    tolerance: float
+    held: bool | None = None
+    """None where there is no error to judge."""
+
+
+def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row]]:
+    """(axis, option, plain stack with that option alone), in the first precision that no rule refuses."""
+    for axis, options in AXES.items():
+        for option in options:
+            if axis != "precision" and option == PLAIN[axis]:
+                continue
+            asked = (option,) if axis == "precision" else ("fp32", "bf16")
+            stacks = [{"precision": precision, **PLAIN, axis: option} for precision in asked]
+            tried = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
+            yield axis, option, next((row for row in tried if not refusals(row)), tried[-1])
+
+
+def compare(axis: str, option: str, row: Row) -> Compared:
+    tolerance = tolerance_of(AXES[axis][option], axis, row.precision)
+    errors: list[float] = []
+    ended: tryout.Ended
+    if refused := refusals(row):
+        ended, reason = "refused", f"{refused[0].name}: {refused[0].reason}"
+    else:
+        ended, reason = tryout.attempt(lambda: errors.append(_error(axis, row)))
+    error = errors[0] if errors else None
+    return Compared(
+        axis=axis,
+        option=option,
+        task=row.task,
+        control=row.control,
+        precision=row.precision,
+        ended=ended,
+        reason=reason,
+        error=error,
+        tolerance=tolerance,
+        held=None if error is None else error <= tolerance,
+    )
+
+
+def tolerance_of(option: Option, axis: str, precision: str) -> float:
+    exact = option.exact and precision == "fp32" and axis != "precision"
+    return ROUNDING if exact else option.latent_tolerance
+
+
+def _error(axis: str, row: Row) -> float:
+    plain = {**PLAIN, "precision": "fp32" if axis == "precision" else row.precision}
+    return relative_error(latents(row), plain_latents(row.model_copy(update=plain)))
+
+
+@cache
+def plain_latents(row: Row) -> Any:
+    return latents(row)
+
+
+def latents(row: Row) -> Any:
+    """Of the row's first request: float32, on the host, (1, channels, height, width)."""
+    session = tryout.session_of(row)
+    tryout.apply(session)
+    return session.run(latents=True).latents
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    return float((found - expected).norm() / expected.norm())

@@ -1,0 +1,139 @@
+"""Stacks on the tiny model, one after the other in this process: load, apply, run, verify, say how it ended.
+
+    refused       a rule says no; nothing was loaded
+    constructed   every option applied and left its evidence
+    unavailable   this machine lacks what an option needs
+    not_applied   an option left no evidence
+    error         anything else
+
+A row has a fresh process to itself; stacks that share one must find it as a fresh one is, so what options
+change in torch is put back in between.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+from unittest import mock
+
+from bench import tiny
+from bench.axes import AXES
+from bench.axes.option import NotApplied, Session, Unavailable
+from bench.covering import Stack
+from bench.matrix import PLAIN, Row
+from bench.record import Strict
+from bench.rules import refusals
+
+STEPS = 8
+"""Enough for a cache to skip one."""
+
+Ended = Literal["refused", "constructed", "unavailable", "not_applied", "error"]
+
+
+class Tried(Strict):
+    """One stack and how it ended."""
+
+    stack: dict[str, str]
+    ended: Ended
+    reason: str = ""
+    """A rule's name and reason, or what was raised."""
+    graphs: Literal["compiled", "captured"] | None = None
+    """Of a compiled stack that was constructed: by inductor, or only captured (see ``captured_only``)."""
+    seconds: float = 0.0
+
+
+def tiny_row(
+    hardware: str, stack: Stack, task: str = "txt2img", control: str = "none", steps: int = STEPS
+) -> Row:
+    """Not a row of matrix.csv."""
+    values = {"hardware": hardware, "task": task, "control": control, "steps": steps, **stack}
+    return Row.model_validate({"row": "1", "tier": "core", "model": "tiny", "size": tiny.SIZE, **values})
+
+
+def session_of(row: Row) -> Session:
+    """The row's pipeline on its device, nothing applied yet."""
+    from bench.runner import models, tasks
+
+    device = "cpu" if row.gpu is None else "cuda"
+    pipe = models.load(row, "tiny", device).pipe
+    manifest = tasks.manifest(row, "tiny")
+
+    def run(steps: int | None = None, images: int = 1, **options: Any) -> Any:
+        return tasks.generate(pipe, row, manifest.request(0, images), steps=steps, **options)
+
+    return Session(row, pipe, device, pipe.transformer.dtype, run)
+
+
+def apply(session: Session) -> None:
+    for axis, option in session.row.stack.items():
+        AXES[axis][option].apply(session)
+
+
+def construct(row: Row, *, capture: bool) -> Tried:
+    """``capture``: see ``captured_only``."""
+    if refused := refusals(row):
+        return Tried(stack=row.stack, ended="refused", reason=f"{refused[0].name}: {refused[0].reason}")
+    begun = time.perf_counter()
+    ended, reason = attempt(lambda: _construct(row), capture=capture)
+    compiled = row.compilation != PLAIN["compilation"] and ended == "constructed"
+    return Tried(
+        stack=row.stack,
+        ended=ended,
+        reason=reason,
+        graphs=("captured" if capture else "compiled") if compiled else None,
+        seconds=round(time.perf_counter() - begun, 2),
+    )
+
+
+def _construct(row: Row) -> None:
+    session = session_of(row)
+    apply(session)
+    for _ in range(2):
+        session.run(steps=1)
+    for axis, option in row.stack.items():
+        AXES[axis][option].verify(session)
+
+
+def attempt(work: Callable[[], object], *, capture: bool = False) -> tuple[Ended, str]:
+    """How the work ended, and what it raised."""
+    try:
+        with as_in_a_fresh_process(), captured_only() if capture else nullcontext():
+            work()
+    except Exception as error:
+        kinds: dict[type[Exception], Ended] = {Unavailable: "unavailable", NotApplied: "not_applied"}
+        return kinds.get(type(error), "error"), " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return "constructed", ""
+
+
+@contextmanager
+def as_in_a_fresh_process() -> Iterator[None]:
+    """Dynamo's graphs and counters, inductor's settings (TorchAO changes them) and the GPU's memory."""
+    import torch._dynamo
+    import torch._inductor.config
+
+    settings = torch._inductor.config.save_config()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    try:
+        yield
+    finally:
+        torch._inductor.config.load_config(settings)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def captured_only() -> Iterator[None]:
+    """Graphs are captured, guarded and counted as ever, then run as they are. Whether a stack can be one full
+    graph shows without inductor's kernels, which take tens of seconds a stack."""
+    import torch._inductor.compile_fx  # noqa: F401
+
+    target = "torch._inductor.compile_fx.compile_fx"
+    with mock.patch(target, lambda graph, _inputs, **_: graph.forward):
+        yield
