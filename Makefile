@@ -10,6 +10,15 @@ WEIGHTS ?= hub
 BUDGET ?= quick
 CELLS ?= 1x1,1x4,4x1,4x4
 RESULTS ?= results
+# docker, venv or local; empty: the best that this machine has, said aloud.
+EXECUTOR ?=
+# Where images are pulled from before they are built, and pushed to.
+REGISTRY ?=
+# What images stand on instead of nvidia/cuda, e.g. a mirror.
+BASE_IMAGE ?=
+# Another build of torch than the locked one inside images, in the form of TORCH.
+IMAGE_TORCH ?=
+IMAGES := cpu torch gguf sage xdit tensorrt
 
 BIN := .venv/bin
 FLUXBENCH := $(BIN)/fluxbench
@@ -17,10 +26,13 @@ INSTALLED := .venv/installed
 DEVELOPMENT := .venv/installed-development
 # Bytecode is compiled when a module is first imported: most of what is installed never is.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
-CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS)
+CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS) \
+  $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(REGISTRY),--registry $(REGISTRY))
+IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \
+  $(if $(IMAGE_TORCH),--torch "$(IMAGE_TORCH)")
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench phase report overhead bench-self browser clean-venv
+.PHONY: help install demo test test-docker lint bench phase lock image images push report overhead bench-self browser clean-venv
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +74,28 @@ phase: $(INSTALLED) ## one phase of the plan: make phase PHASE=1 HARDWARE=h100x1
 
 report: $(INSTALLED) ## results/ -> tables, charts, HTML
 	$(FLUXBENCH) report $(RESULTS)
+
+lock: $(DEVELOPMENT) ## docker/*/requirements.in -> requirements.txt with hashes, and compose.yaml
+	$(FLUXBENCH) lock
+	$(FLUXBENCH) compose
+
+image: $(INSTALLED) ## one container image, pulled or built: make image IMAGE=torch
+	@test -n "$(IMAGE)" || { echo "which image? make image IMAGE=torch; one of $(IMAGES)"; exit 2; }
+	$(FLUXBENCH) image $(IMAGE) $(IMAGE_OPTIONS)
+
+images: $(INSTALLED) ## all of them
+	$(FLUXBENCH) image $(IMAGES) $(IMAGE_OPTIONS)
+
+push: $(INSTALLED) ## publish images under their lock: make push REGISTRY=ghcr.io/you IMAGE=torch
+	@test -n "$(REGISTRY)" || { echo "where to? make push REGISTRY=ghcr.io/you"; exit 2; }
+	$(FLUXBENCH) image $(or $(IMAGE),$(IMAGES)) --registry $(REGISTRY) --push
+
+# A daemon of its own (Debian, root), a small stand-in for CUDA, the cpu image on it: minutes, once.
+test-docker: $(DEVELOPMENT) ## the tests that want a Docker daemon, with one that it starts
+	eval "$$(docker/engine.sh start)" && docker/engine.sh standin && \
+	  { docker image inspect fluxbench/cpu >/dev/null 2>&1 || \
+	    $(FLUXBENCH) image cpu --base-image fluxbench-standin --torch "$(TORCH)"; } && \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docker
 
 overhead: $(INSTALLED) ## what measuring itself costs
 	$(FLUXBENCH) overhead

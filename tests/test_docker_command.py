@@ -70,7 +70,7 @@ def test_the_command_holds_everything_that_keeps_a_measurement_alone(tmp_path: P
 
 def test_a_row_without_gpus_asks_for_none(tmp_path: Path) -> None:
     command = run_command(job(tmp_path, gpu_uuids=()), "sha256:1", PLACE)
-    assert [word for word in command if word.startswith(("--gpus", "--ulimit"))] == []
+    assert [word for word in command if word.startswith("--gpus")] == []
 
 
 def test_a_relative_results_folder_becomes_the_same_absolute_path_on_both_sides(

@@ -146,7 +146,7 @@ def _gpu_options(uuids: Sequence[str]) -> list[str]:
     """The quotes inside are Docker's: without them the comma ends the list after the first GPU."""
     if not uuids:
         return []
-    return [f'--gpus="device={",".join(uuids)}"', "--ulimit=memlock=-1"]
+    return [f'--gpus="device={",".join(uuids)}"']
 
 
 def _mount(host: Path, inside: str, *, read_only: bool = False) -> str:
