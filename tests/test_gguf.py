@@ -1,0 +1,249 @@
+"""GGUF files: blocks are gguf-py's to the bit, files are found by content, and none is ever half a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from bench.axes import AXES
+from bench.axes.option import Session, Unavailable
+from bench.axes.quantization import census, layers, with_gguf
+from bench.matrix import Row
+
+TYPES = ("Q8_0", "Q5_1", "Q4_1", "Q4_0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where rows keep their files."""
+    monkeypatch.setenv(with_gguf.CACHE_VARIABLE, str(tmp_path / "gguf"))
+    return tmp_path / "gguf"
+
+
+@pytest.fixture
+def make_session(make_row: Callable[..., Row], folder: Path) -> Callable[..., Session]:
+    from bench.runner import models, tasks
+
+    def make(**changes: Any) -> Session:
+        row = make_row(**changes)
+        pipe = models.load(row, "tiny", "cpu").pipe
+        request = tasks.manifest(row, "tiny").request(0, 1)
+        run = partial(tasks.generate, pipe, row, request, latents=True)
+        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+
+    return make
+
+
+def quantise(session: Session) -> dict[str, Any]:
+    option = AXES["quantization"][session.row.quantization]
+    option.apply(session)
+    return option.verify(session)
+
+
+@pytest.mark.parametrize("quant_type", TYPES)
+def test_blocks_are_those_of_gguf_py_to_the_bit(quant_type: str) -> None:
+    """Rounded to bf16 as weights are: then equal magnitudes of either sign stand in one block."""
+    import torch
+
+    from bench.axes.quantization import gguf_blocks
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(256, 256, generator=generator) * torch.logspace(-6, 3, 256)[:, None]
+    weight = weight.bfloat16()
+    weight[0] = 0
+    weight[1, ::2] = weight[1, 1::2].neg()
+    weight[2] = 1.0
+    weight[3] = torch.arange(256) / 2 - 64
+    expected = gguf.quantize(weight.float().numpy(), gguf.GGMLQuantizationType[quant_type])
+    assert np.array_equal(gguf_blocks.quantise(weight, quant_type).numpy(), expected)
+
+
+def test_a_checksum_sees_one_bit_and_the_order() -> None:
+    import torch
+
+    from bench.axes.quantization.gguf_file import checksum
+
+    weight = torch.randn(64, 64).bfloat16()
+    flipped, swapped = weight.clone(), weight.clone()
+    flipped.view(torch.int16)[3, 5] ^= 1
+    swapped[0], swapped[1] = weight[1], weight[0]
+    sums = {checksum(weight), checksum(flipped), checksum(swapped), checksum(weight.t())}
+    assert len(sums) == 4
+    assert checksum(weight.clone()) == checksum(weight)
+
+
+def test_a_row_writes_its_file_once_and_the_next_row_of_these_weights_finds_it(
+    make_session: Callable[..., Session], folder: Path
+) -> None:
+    first = quantise(make_session(quantization="gguf-q4_0"))
+    assert first["written_by_this_row"]
+    (file,) = folder.iterdir()
+    assert (file.name, file.stat().st_size) == (first["file"], first["file_bytes"])
+    written = file.stat().st_mtime_ns
+    second = quantise(make_session(quantization="gguf-q4_0", task="img2img"))
+    assert not second["written_by_this_row"]
+    assert (second["file"], file.stat().st_mtime_ns) == (first["file"], written)
+
+
+def test_other_weights_and_other_formats_get_files_of_their_own(
+    make_session: Callable[..., Session], folder: Path
+) -> None:
+    import torch
+
+    changed = make_session(quantization="gguf-q4_0")
+    with torch.no_grad():
+        changed.pipe.transformer.single_transformer_blocks[1].proj_out.weight[0, 0] += 1
+    for session in (make_session(quantization="gguf-q4_0"), make_session(quantization="gguf-q4_1"), changed):
+        assert quantise(session)["written_by_this_row"]
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_file_that_was_never_finished_is_never_loaded(
+    make_session: Callable[..., Session], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up half way through and the row runs again; then a killed row leaves its half behind."""
+    from bench.axes.quantization import gguf_file
+
+    whole, calls = gguf_file.quantise, []
+
+    def full_disk(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 13:
+            raise OSError(28, "No space left on device")
+        return whole(*arguments)
+
+    monkeypatch.setattr(gguf_file, "quantise", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        quantise(make_session(quantization="gguf-q8_0"))
+    assert list(folder.iterdir()) == []
+
+    monkeypatch.setattr(gguf_file, "quantise", whole)
+    name = quantise(make_session(quantization="gguf-q8_0"))["file"]
+    finished = (folder / name).read_bytes()
+    (folder / name).rename(folder / f"{name}.4711.tmp")
+    with (folder / f"{name}.4711.tmp").open("r+b") as half:
+        half.truncate(len(finished) // 2)
+    assert quantise(make_session(quantization="gguf-q8_0"))["written_by_this_row"]
+    assert (folder / name).read_bytes() == finished
+
+
+def test_a_damaged_file_is_named_and_not_used(make_session: Callable[..., Session], folder: Path) -> None:
+    name = quantise(make_session(quantization="gguf-q8_0"))["file"]
+    with (folder / name).open("r+b") as file:
+        file.truncate(5_000)
+    with pytest.raises(ValueError, match=rf"{name} is no readable GGUF file .*remove it"):
+        quantise(make_session(quantization="gguf-q8_0"))
+
+
+def test_the_command_writes_the_file_that_a_row_looks_for(
+    make_session: Callable[..., Session], folder: Path
+) -> None:
+    run_command("q4_0", "--weights", "tiny", "--precision", "fp32")
+    run_command("q8_0", "--weights", "tiny", "--precision", "fp32", "--component", "t5")
+    assert not quantise(make_session(quantization="gguf-q4_0"))["written_by_this_row"]
+    session = make_session(text_encoder="gguf-q8_0")
+    AXES["text_encoder"]["gguf-q8_0"].apply(session)
+    assert not AXES["text_encoder"]["gguf-q8_0"].verify(session)["written_by_this_row"]
+    assert "already there" in run_command("q4_0", "--weights", "tiny", "--precision", "fp32")
+
+
+def test_a_whole_file_of_ours_loads_as_a_users_file_and_draws_the_same(
+    make_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through diffusers' own loader, which asks nothing of us but the file."""
+    path = tmp_path / "tiny-q8_0.gguf"
+    run_command("q8_0", "--weights", "tiny", "--precision", "fp32", "--whole", "--output", str(path))
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
+    ours, users = make_session(quantization="gguf-q8_0"), make_session(quantization="gguf-file")
+    quantise(ours)
+    evidence = quantise(users)
+    assert evidence["file"] == path.name
+    assert evidence["tensors_by_type"]["Q8_0"] == 27
+    assert np.array_equal(ours.run(steps=2).latents.numpy(), users.run(steps=2).latents.numpy())
+
+
+def test_a_users_file_of_k_quants_loads_as_gguf_py_reads_it(
+    make_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gguf-py cannot write K-quants, so their bytes are drawn: super-blocks of 256 with sane scales."""
+    session = make_session(quantization="gguf-file")
+    path = tmp_path / "k-quants.gguf"
+    drawn = write_k_quants(session.pipe.transformer, path)
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
+    evidence = quantise(session)
+    assert evidence["tensors_by_type"]["Q4_K"] == len(drawn) == 27
+    assert evidence["forms"]["diffusers.GGUFLinear(GGUFParameter Q4_K, uint8)"] == 27
+
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+    linears = census.linears(session.pipe.transformer)
+    for name, data in drawn.items():
+        expected = gguf.dequantize(data, gguf.GGMLQuantizationType.Q4_K)
+        read = dequantize_gguf_tensor(linears[name].weight).float().numpy()
+        assert np.abs(read - expected).max() <= 2e-3 * np.abs(expected).max(), "diffusers computes in float16"
+    assert np.isfinite(session.run(steps=1).latents.numpy()).all()
+
+
+def write_k_quants(transformer: Any, path: Path) -> dict[str, Any]:
+    """Every chosen linear in Q4_K, everything else as it is. Returns the drawn bytes by linear."""
+    random = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, arch="flux")
+    drawn = {}
+    for name, tensor in transformer.state_dict().items():
+        linear = name.removesuffix(".weight")
+        if not (name.endswith(".weight") and layers.in_flux_block(name) and tensor.dim() == 2):
+            writer.add_tensor(name, tensor.float().numpy())
+            continue
+        # 144 bytes a super-block: scale and minimum in float16, 12 of 6-bit scales, 128 of values.
+        blocks = random.integers(0, 256, (tensor.numel() // 256, 144), dtype=np.uint8)
+        scales = random.uniform(1e-5, 1e-4, (len(blocks), 2)).astype(np.float16)
+        blocks[:, :4] = scales.view(np.uint8)
+        drawn[linear] = blocks.reshape(tensor.shape[0], -1)
+        writer.add_tensor(name, drawn[linear], raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return drawn
+
+
+def run_command(*arguments: str) -> str:
+    from click.testing import CliRunner
+
+    from bench.cli import main
+
+    result = CliRunner().invoke(main, ["gguf", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_refuses_a_whole_file_without_a_place_for_it() -> None:
+    from click.testing import CliRunner
+
+    from bench.cli import main
+
+    result = CliRunner().invoke(main, ["gguf", "q8_0", "--weights", "tiny", "--whole"])
+    assert result.exit_code == 2
+    assert "--output" in result.output
+
+
+@pytest.mark.parametrize("named", [None, "/nowhere/flux1-dev-Q4_K_S.gguf"])
+def test_a_users_file_that_is_not_there_is_unavailable(
+    make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    import torch
+
+    monkeypatch.delenv(with_gguf.FILE_VARIABLE, raising=False)
+    if named:
+        monkeypatch.setenv(with_gguf.FILE_VARIABLE, named)
+    pipe = SimpleNamespace(transformer=torch.nn.Module())
+    session = Session(make_row(quantization="gguf-file"), pipe, "cpu", None, lambda **_: None)
+    with pytest.raises(Unavailable, match=rf"row 1 .*gguf-file .*export {with_gguf.FILE_VARIABLE}="):
+        AXES["quantization"]["gguf-file"].apply(session)
