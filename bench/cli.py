@@ -7,7 +7,7 @@ import click
 
 from bench.commands.campaign import bench, demo, fan_out_command
 from bench.commands.gguf import gguf
-from bench.commands.images import compose, env, image, lock
+from bench.commands.images import compose, env, fetch, image, lock
 from bench.commands.matrix import matrix, rows
 from bench.commands.measure import overhead, run
 from bench.commands.results import check, quality, report, schema
@@ -22,7 +22,7 @@ def main() -> None:
 
 COMMANDS = (
     *(matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema),
-    *(lock, env, image, compose, gguf),
+    *(lock, env, image, compose, fetch, gguf),
     *(construct, correctness),
 )
 for command in COMMANDS:

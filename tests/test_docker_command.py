@@ -186,3 +186,25 @@ def test_an_image_is_built_with_the_hash_of_its_lock_and_the_base_without() -> N
 
 def test_a_registry_holds_an_image_under_its_lock() -> None:
     assert registry_tag("ghcr.io/us/", "torch") == f"ghcr.io/us/torch:{locks.lock_sha256('torch')[:12]}"
+
+
+def test_weights_are_fetched_at_their_revision_before_a_container_without_network_wants_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both ways: from the cache without asking anybody, and the advice where neither cache nor token is."""
+    from click.testing import CliRunner
+
+    from bench.cli import main
+    from bench.runner.published import published
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    refused = CliRunner().invoke(main, ["fetch", "weights"])
+    assert refused.exit_code == 1
+    assert "set HF_TOKEN" in refused.output
+    source = published("transformer")
+    folder = tmp_path / f"models--{source.repository.replace('/', '--')}" / "snapshots" / source.revision
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    found = CliRunner().invoke(main, ["fetch", "weights"])
+    assert found.output.strip() == str(folder)

@@ -1,4 +1,4 @@
-"""``lock``, ``env``, ``image`` and ``compose``: the places that rows run in, and what they hold."""
+"""``lock``, ``env``, ``image``, ``compose`` and ``fetch``: the places rows run in, and what they need."""
 
 from __future__ import annotations
 
@@ -95,3 +95,22 @@ def compose(check: bool) -> None:
         return
     write_atomically(path, text)
     click.echo(f"{path}: written")
+
+
+@click.command()
+@click.argument("what", nargs=-1, type=click.Choice(["weights", "controlnet"]))
+def fetch(what: tuple[str, ...]) -> None:
+    """Fetch the real weights at their pinned revisions, with HF_TOKEN, into the hub's cache.
+
+    Containers measure without network: what they need must be there before. Without WHAT: everything.
+    """
+    from bench.axes.option import Unavailable
+    from bench.runner.models import snapshot
+    from bench.runner.published import published
+
+    components = {"weights": "transformer", "controlnet": "controlnet"}
+    for name in what or tuple(components):
+        try:
+            click.echo(snapshot(f"fetch {name}", published(components[name])))
+        except Unavailable as error:
+            raise click.ClickException(str(error)) from None

@@ -96,11 +96,11 @@ def _tiny(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
 
 def _hub(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
     base, control = published("transformer"), published("controlnet")
-    folder = _snapshot(row, base)
+    folder = snapshot(row.label, base)
     weights_id = f"{base.repository}@{base.revision}"
     if row.control == "none":
         return _read(row, folder, None, dtype), weights_id
-    components = _read(row, folder, _snapshot(row, control), dtype)
+    components = _read(row, folder, snapshot(row.label, control), dtype)
     return components, f"{weights_id} and {control.repository}@{control.revision}"
 
 
@@ -122,8 +122,9 @@ def _read(row: Row, folder: Path, controlnet: Path | None, dtype: Any) -> dict[s
     return components
 
 
-def _snapshot(row: Row, source: Published) -> Path:
-    """The repository at its pinned revision: from the local hub cache, else fetched with HF_TOKEN."""
+def snapshot(label: str, source: Published) -> Path:
+    """The repository at its pinned revision: from the local hub cache, else fetched with HF_TOKEN. Raises
+    Unavailable, which begins with ``label``."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -140,13 +141,16 @@ def _snapshot(row: Row, source: Published) -> Path:
     except LocalEntryNotFoundError:
         pass
     token = os.environ.get("HF_TOKEN")
-    advice = f"accept the licence of {source.repository} and set HF_TOKEN, or use --weights synthetic"
+    advice = (
+        f"accept the licence of {source.repository} and set HF_TOKEN for `fluxbench fetch`, or use"
+        " --weights synthetic"
+    )
     if not token:
         raise Unavailable(
-            f"{row.label}: weights {source.repository} at {source.revision[:12]} are not in the local hub"
+            f"{label}: weights {source.repository} at {source.revision[:12]} are not in the local hub"
             f" cache, and HF_TOKEN is not set; {advice}"
         )
     try:
         return Path(fetch(token=token))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise Unavailable(f"{row.label}: cannot fetch {source.repository} ({error}); {advice}") from error
+        raise Unavailable(f"{label}: cannot fetch {source.repository} ({error}); {advice}") from error
