@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from bench.axes import AXES
+from bench.axes.compilation import tensorrt
 from bench.axes.compilation.graphs import graphs_compiled
 from bench.axes.option import NotApplied, Session, Unavailable
 from bench.matrix import Row
 
 INDUCTOR = AXES["compilation"]["inductor"]
+INDUCTOR_MAX = AXES["compilation"]["inductor-max"]
+TENSORRT = AXES["compilation"]["tensorrt"]
 
 
 @pytest.fixture
@@ -133,3 +136,74 @@ def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(Unavailable, match=r"row 1 .*needs a C\+\+ compiler.*g\+\+"):
         INDUCTOR.apply(session)
+
+
+def test_inductor_max_makes_one_graph_of_the_transformer_and_one_of_the_controlnet(
+    session: Session, only_captured: None
+) -> None:
+    INDUCTOR_MAX.apply(session)
+    session.run()
+    evidence = INDUCTOR_MAX.verify(session)
+    assert evidence["components"] == ["controlnet", "transformer"]
+    assert evidence["mode"] == "max-autotune-no-cudagraphs"
+    assert (evidence["graphs"], evidence["graph_breaks"], evidence["recompiles_after_warm_up"]) == (2, 0, 0)
+
+
+def test_what_other_axes_prove_is_still_seen_around_a_whole_graph(
+    session: Session, only_captured: None
+) -> None:
+    """Hooks on layers inside a compiled forward are not called."""
+    INDUCTOR_MAX.apply(session)
+    for axis in ("precision", "attention", "cache"):
+        option = AXES[axis][session.row.stack[axis]]
+        option.apply(session)
+        assert option.verify(session)
+
+
+def test_inductor_max_without_the_controlnet_is_not_applied(session: Session) -> None:
+    INDUCTOR_MAX.apply(session)
+    del session.pipe.controlnet.forward
+    with pytest.raises(NotApplied, match="compilation inductor-max: the controlnet is not compiled"):
+        INDUCTOR_MAX.verify(session)
+
+
+def test_a_whole_model_that_is_marked_but_runs_eagerly_is_not_applied(session: Session) -> None:
+    import torch
+
+    INDUCTOR_MAX.apply(session)
+    with (
+        torch.compiler.set_stance("force_eager"),
+        pytest.raises(NotApplied, match="2 components are marked for it, but dynamo compiled 0 graphs"),
+    ):
+        INDUCTOR_MAX.verify(session)
+
+
+def test_a_compiled_transformer_is_not_eager(session: Session) -> None:
+    INDUCTOR_MAX.apply(session)
+    with pytest.raises(NotApplied, match="compilation none: the transformer is compiled as a whole"):
+        AXES["compilation"]["none"].verify(session)
+
+
+def test_tensorrt_without_a_gpu_or_its_package_is_unavailable(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        Unavailable, match=r"compilation tensorrt needs an NVIDIA GPU .*use compilation inductor"
+    ):
+        TENSORRT.apply(session)
+    monkeypatch.setattr(tensorrt, "find_spec", lambda _name: None)
+    session.device = "cuda"
+    with pytest.raises(Unavailable, match=r"not installed; pip install torch-tensorrt==2\.11\.0"):
+        TENSORRT.apply(session)
+
+
+def test_tensorrt_never_asked_is_not_applied(session: Session) -> None:
+    with pytest.raises(NotApplied, match="the transformer and the controlnet are not compiled"):
+        TENSORRT.verify(session)
+
+
+def test_tensorrt_without_an_engine_in_the_profile_is_not_applied() -> None:
+    """Torch-TensorRT runs in torch what it could not convert: everything, if need be."""
+    assert tensorrt.require_engines({tensorrt.ENGINE: 3, "aten::mul": 10}) == 3
+    with pytest.raises(NotApplied, match="no tensorrt::execute_engine among 1 operations"):
+        tensorrt.require_engines({"aten::mul": 10})

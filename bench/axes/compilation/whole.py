@@ -33,7 +33,8 @@ def require_whole_graphs(option: str, session: Session) -> Evidence:
     components = attended(session.pipe)
     missing = [name for name, module in components.items() if not graphs.forward_compiled(module)]
     if missing:
-        raise NotApplied(f"compilation {option}: the {' and the '.join(missing)} is not compiled")
+        verb = "is" if len(missing) == 1 else "are"
+        raise NotApplied(f"compilation {option}: the {' and the '.join(missing)} {verb} not compiled")
     events = graphs.compile_events(session)
     if events["graphs"] < len(components):
         raise NotApplied(
