@@ -25,6 +25,8 @@ COMPUTE_CAPABILITY = {"a100": 80, "h100": 90, "h200": 90}
 WHOLE_MODEL = frozenset({"inductor-max", "tensorrt"})
 """Compilations that make one graph of the transformer's forward."""
 
+INDUCTOR = frozenset({"inductor", "inductor-max"})
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -93,6 +95,15 @@ def _quantised_tensorrt(row: Row, _: str | None) -> str | None:
     )
 
 
+def _compiled_quanto_int4(row: Row, _: str | None) -> str | None:
+    if row.quantization != "quanto-int4" or row.precision != "bf16" or row.compilation not in INDUCTOR:
+        return None
+    return (
+        "while torch.compile traces, Quanto's INT4 linear takes the input for a quantised tensor and turns it"
+        " into float32, which its bf16 kernel refuses: use compilation none, or torchao-int4wo"
+    )
+
+
 def _attention_inside_tensorrt(row: Row, _: str | None) -> str | None:
     if row.compilation != "tensorrt" or row.attention == PLAIN["attention"]:
         return None
@@ -149,6 +160,12 @@ RULES: tuple[Rule, ...] = (
         source="torch/_functorch/aot_autograd.py, 'aot_export is not currently supported with traceable"
         " tensor subclass', which torch_tensorrt 2.11.0 calls in dynamo/backend/backends.py; its"
         " dynamo/conversion/aten_ops_converters.py",
+    ),
+    Rule(
+        "compiled-quanto-int4",
+        _compiled_quanto_int4,
+        source="optimum-quanto 0.2.7, tensor/weights/tinygemm/qbits.py, 'type(input) is not torch.Tensor':"
+        " a FakeTensor is not; torch 2.13's graph begins with aten.dequantize of the input",
     ),
     Rule(
         "attention-inside-tensorrt",
