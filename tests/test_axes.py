@@ -184,6 +184,21 @@ def test_vae_tiled_really_tiles_an_image_of_the_models_own_size(make_session: Ma
     assert (evidence["tiles_decoded"], evidence["tile_pixels"], evidence["tile_latents"]) == (9, 64, 8)
 
 
+@pytest.mark.parametrize("task", ["img2img", "inpaint"])
+def test_vae_tiled_decodes_in_tiles_and_starts_from_the_same_latents(
+    make_session: MakeSession, task: str
+) -> None:
+    from bench.runner import tasks
+
+    def latents(vae: str) -> Any:
+        session = make_session(vae=vae, task=task)
+        apply("vae", session)
+        request = tasks.manifest(session.row, "tiny").request(0, 1)
+        return tasks.generate(session.pipe, session.row, request, steps=2, latents=True).latents
+
+    assert latents("tiled").equal(latents("full"))
+
+
 def test_vae_tiling_as_diffusers_enables_it_is_not_applied(make_session: MakeSession) -> None:
     session = make_session(vae="tiled")
     session.pipe.vae.enable_tiling()
