@@ -118,8 +118,9 @@ RUNNER_ONLY = (
     "bench.__main__",
     "bench.axes.quantization.fp8_linear",
     "bench.axes.quantization.gguf_blocks",
+    "bench.axes.quantization.gguf_file",
 )
-"""The last two are torch through and through; ``apply`` of their options imports them."""
+"""The last three are torch through and through; ``apply`` of their options imports them."""
 
 
 def host_side_modules() -> list[str]:
