@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def _row(**changes: Any) -> Row:
         "precision": "fp32",
     }
     return Row(**(values | changes))
+
+
+@pytest.fixture(autouse=True)
+def _every_test_counts_its_own_graphs() -> Iterator[None]:
+    """A row counts what its process compiled; in the process of all tests that is what others compiled."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo.utils"):
+        dynamo.counters.clear()
 
 
 @pytest.fixture(scope="session")
