@@ -57,6 +57,9 @@ class WarmupRule:
 
 
 WARMUP = WarmupRule()
+CPU_WARMUP = WarmupRule(spread=0.1)
+"""Without a GPU: there other processes move a request of half a second by several per cent, warm or not, and
+every other row would end ``unstable`` and run twice."""
 
 QUANTILE_SUPPORT = {25: 13, 50: 6, 90: 36, 99: 368}
 """percentile -> smallest n for which a table prints it (METHOD.md section 3)."""

@@ -53,8 +53,8 @@ PARTS = (
         budget="probe",
     ),
     Part(
-        "the baseline, and one optimisation at a time",
-        f"{TXT2IMG} quantization=none text_encoder=none attention=sdpa cache=none vae=full,tiled"
+        "the baseline, and what torch.compile makes of it",
+        f"{TXT2IMG} quantization=none text_encoder=none attention=sdpa cache=none vae=full"
         " compilation=none,inductor",
     ),
     Part(
@@ -64,22 +64,18 @@ PARTS = (
     ),
     Part(
         "caches that skip steps, as their thresholds decide",
-        f"{TXT2IMG} cache=fbcache-0.08,fbcache-0.2,teacache-0.4",
+        f"{TXT2IMG} cache=fbcache-0.2,teacache-0.4",
         budget="probe",
     ),
     Part(
-        "a cache with a ControlNet, whose call is skipped too",
-        f"{TINY} steps=28 precision=fp32 task=txt2img control=canny cache=fbcache-0.2",
-        budget="probe",
-    ),
-    Part(
-        "the other pipelines",
+        "other pipelines",
         f"{TINY} steps=28 phase=1 precision=fp32 task=img2img,inpaint control=none",
         budget="probe",
     ),
     Part(
-        "every control",
-        f"{TINY} steps=28 phase=1 precision=fp32 task=txt2img control=canny,depth,pose tier=core,extended",
+        "a ControlNet, and a cache that skips its call too",
+        f"{TINY} steps=28 precision=fp32 task=txt2img control=canny attention=sdpa vae=full compilation=none"
+        " quantization=none text_encoder=none cache=none,fbcache-0.2",
         budget="probe",
     ),
     Part(

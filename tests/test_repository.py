@@ -126,11 +126,7 @@ RUNNER_ONLY = (
 def host_side_modules() -> list[str]:
     paths = sorted((REPOSITORY / "bench").rglob("*.py"))
     names = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in paths]
-    return [
-        name.removesuffix(".__init__")
-        for name in names
-        if not name.startswith(RUNNER_ONLY)
-    ]
+    return [name.removesuffix(".__init__") for name in names if not name.startswith(RUNNER_ONLY)]
 
 
 def test_the_host_side_imports_without_torch() -> None:

@@ -92,3 +92,9 @@ def test_rows_between_references_that_disagree_are_suspect() -> None:
 def test_references_exactly_at_the_limit_are_not_suspect() -> None:
     assert config.COMPARISON.reference_drift == 0.02
     assert steady.suspect_spans([(0.0, 100.0), (1.0, 102.0)]) == []
+
+
+def test_a_cpu_may_wobble_more_before_it_counts_as_cold() -> None:
+    wobbling = [2.0, 1.0, 1.06, 1.02]
+    assert steady.warmth(wobbling, [False] * 4) is Warm.MORE
+    assert steady.warmth(wobbling, [False] * 4, rule=config.CPU_WARMUP) is Warm.SETTLED

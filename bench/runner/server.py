@@ -85,8 +85,9 @@ class Server:
             with self.diary.phase("verify"):
                 self._verify(images)
         settle = self.job.budget.settle
+        rule = config.WARMUP if self.device == "cuda" else config.CPU_WARMUP
         with self.diary.phase(phase):
-            while (warmth := steady.warmth(seconds, compiled, settle)) is steady.Warm.MORE:
+            while (warmth := steady.warmth(seconds, compiled, settle, rule)) is steady.Warm.MORE:
                 request()
         self.warmups[images] = record.Warmup(
             seconds=seconds,

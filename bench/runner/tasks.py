@@ -45,7 +45,7 @@ SETTINGS = {
     # Modes as in the model card of InstantX/FLUX.1-dev-Controlnet-Union.
     "flux.1-dev": Settings(3.5, 512, 0.75, 0.7, {"canny": 0, "depth": 2, "pose": 4}, quality_prompts=4),
     "tiny": Settings(
-        tiny.GUIDANCE, tiny.TEXT_TOKENS, 0.75, 1.0, {"canny": 0, "depth": 1, "pose": 2}, quality_prompts=8
+        tiny.GUIDANCE, tiny.TEXT_TOKENS, 0.75, 1.0, {"canny": 0, "depth": 1, "pose": 2}, quality_prompts=4
     ),
 }
 
