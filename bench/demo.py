@@ -2,7 +2,8 @@
 
 It needs no GPU, no Docker and no network, writes to ``results/demo/`` only, and goes on where it stopped.
 The rows and budgets are chosen for two CPU cores without bf16 arithmetic, where everything together has to
-stay under ten minutes: fp32 rows take a second a request there, bf16 ones several.
+stay under ten minutes: fp32 rows take a second a request there, bf16 ones several. Three requests a row are
+enough, for speed on a CPU only says that the path works; the row of four steps shows what n is for.
 
 One thread a row: the model is so small that a second one gains little, and two that wait for each other made
 a request twenty times as slow on a busy machine.
@@ -56,6 +57,7 @@ PARTS = (
         "the baseline, and what torch.compile makes of it",
         f"{TXT2IMG} quantization=none text_encoder=none attention=sdpa cache=none vae=full"
         " compilation=none,inductor",
+        budget="probe",
     ),
     Part(
         "quantised weights: fewer bytes, and what they cost in pictures",
