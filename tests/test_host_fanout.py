@@ -29,7 +29,7 @@ from bench.cli import main as cli
 from bench.config import CELLS, PROBE, QUICK, STANDARD
 from bench.host.command import fan_out
 from bench.host.fanout import Settings
-from bench.host.local import LocalExecutor
+from bench.host.local import LocalExecutor, runner_environment
 from bench.host.progress import LiveDisplay, Look
 from bench.matrix import Row
 from bench.matrix_file import dump
@@ -214,6 +214,11 @@ def test_rows_that_no_longer_fit_the_time_are_left_out_by_name(results: Path) ->
     assert code == 0
     assert "row 1 (bf16 on cpu, txt2img): left out, it takes about" in said
     assert saved(results) == []
+
+
+def test_a_runner_keeps_byte_code_whatever_the_caller_wishes() -> None:
+    kept = runner_environment({"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "2"}, ("GPU-1",))
+    assert kept == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "GPU-1"}
 
 
 def test_the_callers_environment_reaches_the_runner(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
