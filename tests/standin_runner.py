@@ -2,12 +2,13 @@
 
 STANDIN in the environment says what happens in a cell: ``1x4=segv,4x1=hang``. STANDIN_SECONDS is how long a
 cell takes, STANDIN_FINGERPRINT what it says to have measured, STANDIN_REFERENCE the latencies in seconds of
-the reference's first, second, ... attempt.
+the reference's first, second, ... attempt; in one of ``nan`` the runner dies.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -96,7 +97,10 @@ def main() -> int:
                 happen(faults.get(text, ""), folder)
                 time.sleep(seconds)
                 diary.request(cell=text)
-            latency = stats.summarise([latency_seconds(result.row, folder)] * 13, users)
+            seconds_each = latency_seconds(result.row, folder)
+            if math.isnan(seconds_each):
+                happen("exit7", folder)
+            latency = stats.summarise([seconds_each] * 13, users)
             status = Status(code=Code.OK)
             diary.finish(Cell(users=users, images=images, status=status, n=13, latency=latency))
     except Stopped:

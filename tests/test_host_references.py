@@ -83,3 +83,15 @@ def test_rows_on_the_cpu_and_rows_without_a_reference_are_not_watched() -> None:
     _, other = rows(1)
     assert References([fake_row(hardware="cpu")]).due(fake_row(hardware="cpu", attention="cudnn")) is None
     assert References([other]).due(other) is None
+
+
+def test_a_reference_that_begins_to_fail_is_not_run_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran well first; at the end it is asked for once, fails, and the campaign is over."""
+    monkeypatch.setenv("STANDIN_REFERENCE", "5.0,nan")
+    results = tmp_path / "results"
+    driver = start_driver(results, rows(2), gpus=1)
+    said, _ = driver.communicate(timeout=60)
+    assert ran(results).count("1") == 2, said
+    assert driver.returncode == 1, "the failed reference is told"

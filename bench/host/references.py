@@ -67,11 +67,13 @@ class References:
         watch = self.watches.get(outcome.row.hardware)
         if watch is None:
             return []
-        median = _median_seconds(outcome.result)
-        if outcome.row.row != watch.reference.row or median is None:
+        if outcome.row.row != watch.reference.row:
             watch.between.append(outcome)
             watch.rows_since_asked += 1
             return []
+        median = _median_seconds(outcome.result)
+        if median is None:
+            return []  # nothing to hold against anything; those between wait for the next one
         before, watch.median_seconds = watch.median_seconds, median
         between, watch.between, watch.rows_since_asked = watch.between, [], 0
         if before is None or not steady.suspect_spans([(0.0, before), (1.0, median)]):
