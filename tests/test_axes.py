@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from bench import tryout
 from bench.axes import AXES
 from bench.axes.option import NotApplied, Option, Session, Unavailable
 from bench.matrix import AXIS_NAMES, Row
@@ -22,17 +24,10 @@ def make_session(make_row: Callable[..., Row], tiny_weights: Any) -> Iterator[Ma
     import torch
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
-    from bench.runner import models, tasks
-
     def make(**changes: Any) -> Session:
-        row = make_row(**changes)
-        pipe = models.load(row, "tiny", "cpu").pipe
-        request = tasks.manifest(row, "tiny").request(0, 1)
-
-        def run(steps: int = 1) -> Any:
-            return tasks.generate(pipe, row, request, steps=steps)
-
-        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+        session = tryout.session_of(make_row(**changes))
+        session.run = partial(session.run, steps=1)
+        return session
 
     switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     yield make

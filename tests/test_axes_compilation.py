@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from bench import tryout
 from bench.axes import AXES
 from bench.axes.compilation import tensorrt
 from bench.axes.compilation.graphs import graphs_compiled
@@ -23,17 +25,10 @@ def make_session(make_row: Callable[..., Row], tiny_weights: Any) -> Iterator[Ca
     """A loaded row in which nothing is compiled yet; its ``run`` takes ``images`` too."""
     import torch
 
-    from bench.runner import models, tasks
-
     def make(**changes: Any) -> Session:
-        row = make_row(compilation="inductor", **changes)
-        pipe = models.load(row, "tiny", "cpu").pipe
-        manifest = tasks.manifest(row, "tiny")
-
-        def run(steps: int = 1, images: int = 1) -> Any:
-            return tasks.generate(pipe, row, manifest.request(0, images), steps=steps)
-
-        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+        session = tryout.session_of(make_row(compilation="inductor", **changes))
+        session.run = partial(session.run, steps=1)
+        return session
 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -49,12 +44,10 @@ def session(make_session: Callable[..., Session]) -> Session:
 
 
 @pytest.fixture
-def only_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured, guarded and counted as ever, then run as they are: inductor's C++ compiler takes
-    ten seconds a graph and is put to work in one test only."""
-    import torch._inductor.compile_fx
-
-    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", lambda graph, _inputs, **_: graph.forward)
+def only_captured() -> Iterator[None]:
+    """Inductor's C++ compiler is put to work in one test only."""
+    with tryout.captured_only():
+        yield
 
 
 def test_inductor_compiles_the_blocks_and_paints_the_same_image(make_session: Callable[..., Session]) -> None:
@@ -128,13 +121,12 @@ def test_a_compiled_block_is_not_eager(session: Session) -> None:
         AXES["compilation"]["none"].verify(session)
 
 
-def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(session: Session) -> None:
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(Unavailable, match=r"row 1 .*needs a C\+\+ compiler.*g\+\+"):
+    # Inductor's own way: what monkeypatch puts back there is hidden from everybody after it.
+    missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.raises(Unavailable, match=r"row 1 .*needs a C\+\+ compiler.*g\+\+"):
         INDUCTOR.apply(session)
 
 

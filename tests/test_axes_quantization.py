@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import tryout
 from bench.axes import AXES
 from bench.axes.option import NotApplied, Option, Session, Unavailable
 from bench.axes.quantization import (
@@ -59,14 +60,10 @@ def make_session(
     changes in inductor is put back."""
     import torch._inductor.config
 
-    from bench.runner import models, tasks
-
     def make(**changes: Any) -> Session:
-        row = make_row(**changes)
-        pipe = models.load(row, "tiny", "cpu").pipe
-        request = tasks.manifest(row, "tiny").request(0, 1)
-        run = partial(tasks.generate, pipe, row, request, latents=True)
-        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+        session = tryout.session_of(make_row(**changes))
+        session.run = partial(session.run, latents=True)
+        return session
 
     monkeypatch.setenv(with_gguf.CACHE_VARIABLE, str(tmp_path / "gguf"))
     with torch._inductor.config.patch({}):

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from bench import tryout
 from bench.axes import AXES
 from bench.axes.option import Session, Unavailable
 from bench.axes.quantization import census, layers, with_gguf
@@ -29,14 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_session(make_row: Callable[..., Row], folder: Path) -> Callable[..., Session]:
-    from bench.runner import models, tasks
-
     def make(**changes: Any) -> Session:
-        row = make_row(**changes)
-        pipe = models.load(row, "tiny", "cpu").pipe
-        request = tasks.manifest(row, "tiny").request(0, 1)
-        run = partial(tasks.generate, pipe, row, request, latents=True)
-        return Session(row, pipe, "cpu", pipe.transformer.dtype, run)
+        session = tryout.session_of(make_row(**changes))
+        session.run = partial(session.run, latents=True)
+        return session
 
     return make
 
