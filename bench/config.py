@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BudgetName = Literal["probe", "quick", "standard", "full"]
+ExecutorName = Literal["local", "venv", "docker"]
 
 
 @dataclass(frozen=True)

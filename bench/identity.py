@@ -79,15 +79,21 @@ def files_sha256(files: tuple[Path, ...], root: Path) -> str:
     return digest.hexdigest()
 
 
-@cache
-def installed_lock(prefix: Path = Path(sys.prefix)) -> str | None:
-    """The lock that this Python's packages were installed from: its hash, and the build of torch that took
-    the place of the locked one, if any. ``docker/install.py`` leaves it there, in images and in virtual
-    environments. None where packages were installed by hand, so that their versions stand for them."""
+def lock_in(prefix: Path) -> str | None:
+    """The lock that the packages of a Python environment were installed from: its hash, and the build of
+    torch that took the place of the locked one, if any. ``docker/install.py`` leaves it there when it is
+    done, in images and in virtual environments. None where packages were installed by hand, so that their
+    versions stand for them, or where an environment is not whole."""
     try:
         return (prefix / "fluxbench-lock").read_text().strip()
     except FileNotFoundError:
         return None
+
+
+@cache
+def installed_lock() -> str | None:
+    """``lock_in`` this Python's own environment."""
+    return lock_in(Path(sys.prefix))
 
 
 @cache
@@ -120,11 +126,6 @@ def fingerprint_of(row: Row, made_of: Ingredients) -> str:
     """What a result is a measurement of. Anyone can compute it again from what the result holds."""
     parts = (*row.identity, made_of.weights, made_of.data, made_of.code, made_of.versions)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def fingerprint(row: Row, weights: str, lock: str | None = None) -> str:
-    """The fingerprint that a result would have if the row ran here and now."""
-    return fingerprint_of(row, ingredients(row, weights, lock))
 
 
 def host_id(gpu_uuids: Iterable[str]) -> str:

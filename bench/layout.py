@@ -10,6 +10,7 @@ The plan's tree has no place for rows without a GPU; ``cpu/`` is that place.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ def row_dir(results: Path, row: Row) -> Path:
 
 def attempt_dir(results: Path, row: Row, weights: str, attempt: str) -> Path:
     return row_dir(results, row) / weights / attempt
+
+
+def place_id(folder: Path) -> str:
+    """16 hexadecimal digits: one name for a folder on this machine, whatever path leads to it."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 def attempts(results: Path) -> Iterator[Path]:

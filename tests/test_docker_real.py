@@ -30,7 +30,7 @@ from bench.host.daemon import Daemon
 from bench.host.docker import DockerExecutor, Place, container_name
 from bench.host.local import Exit, Job
 from bench.host.supervise import Stop, supervise
-from bench.identity import fingerprint, ingredients
+from bench.identity import fingerprint_of, ingredients
 from bench.record import Code, Result
 from bench.runner.environment import collect
 
@@ -131,7 +131,7 @@ def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(job
     assert result.environment.host_id == collect([]).host_id
     assert (result.environment.image_digest or "").startswith("sha256:")
     assert result.environment.git_commit == collect([]).git_commit
-    assert result.fingerprint == fingerprint(ROW, "tiny", executor.lock(ROW))
+    assert result.fingerprint == fingerprint_of(ROW, ingredients(ROW, "tiny", executor.lock(ROW)))
 
 
 def test_the_files_of_a_row_belong_to_the_user_who_asked_for_it(

@@ -19,7 +19,7 @@ from bench.host.executors import choose, executor
 from bench.host.local import Job, LocalExecutor
 from bench.host.supervise import Stop, supervise
 from bench.host.venv import VenvExecutor
-from bench.identity import fingerprint, ingredients
+from bench.identity import fingerprint_of, ingredients
 from bench.record import Code, Environment
 from bench.runner.environment import collect
 
@@ -61,7 +61,7 @@ def test_a_row_runs_in_the_environment_and_its_result_names_the_lock(venvs: Path
     assert result.ingredients is not None
     assert result.ingredients.versions == lock
     # So that the fan-out, which does not run there itself, finds the row done.
-    assert result.fingerprint == fingerprint(ROW, "tiny", lock)
+    assert result.fingerprint == fingerprint_of(ROW, ingredients(ROW, "tiny", lock))
 
 
 def test_an_environment_that_is_missing_half_built_or_stale_is_named_with_its_command(

@@ -6,7 +6,7 @@ Three traps of diffusers decide what ``apply`` must do:
   ``sample_size`` (1024 for FLUX.1-dev): ``enable_tiling()`` alone changes nothing for a 1024 image.
   Tiles are therefore half the image wide, at every size;
 * tiling goes for the *encoder* too, whose peak is far below the decoder's, and there it changes what img2img
-  and inpainting start from: 0.05 and 0.39 of the latents on the tiny model. Pictures are encoded whole;
+  and inpainting start from. Pictures are encoded whole;
 * slicing splits a batch into single images, so a request for one image has nothing to slice. Its evidence
   is a decode of two latents.
 """

@@ -20,77 +20,78 @@ from bench.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from bench.config import BudgetName
-    from bench.host.executors import Name as ExecutorName
+    from bench.config import BudgetName, ExecutorName
     from bench.matrix import Row
 
 
+CAMPAIGN_OPTIONS = (
+    matrix_option,
+    click.option(
+        "--weights",
+        type=click.Choice(["hub", "synthetic"]),
+        default="hub",
+        show_default=True,
+        help="For flux.1-dev rows: the real weights, or full-size random ones (speed and memory only). "
+        "Rows of the tiny model bring their own.",
+    ),
+    click.option(
+        "--budget",
+        type=click.Choice(["probe", "quick", "standard", "full"]),
+        default="quick",
+        show_default=True,
+        help="How many requests a cell: 3, 13, 36 in 2 processes, 368 (a true p99).",
+    ),
+    click.option(
+        "--cells",
+        default="1x1,1x4,4x1,4x4",
+        show_default=True,
+        callback=parse_cells,
+        help="users x images, in the order of measuring.",
+    ),
+    click.option(
+        "--results",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("results"),
+        show_default=True,
+        help="The results tree.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="For one attempt. Default: four times the estimate and ten minutes.",
+    ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        metavar="SECONDS",
+        help="Wait this long for hardware that another fan-out holds, instead of refusing at once.",
+    ),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "venv", "docker"]),
+        help="Where rows run: this environment, the environment of their image's lock (`fluxbench env`), "
+        "a container of their image. Default: docker where a daemon answers, else venv where it is "
+        "built, else local.",
+    ),
+    click.option(
+        "--registry",
+        envvar="FLUXBENCH_REGISTRY",
+        default="",
+        help="With docker: pull missing images from here before building them.",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Say what would run, in which order and how long, for one row its command too; run nothing.",
+    ),
+)
+"""What ``fan-out`` and ``bench`` have in common."""
+
+
 def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What ``fan-out`` and ``bench`` have in common."""
-    options = (
-        matrix_option,
-        click.option(
-            "--weights",
-            type=click.Choice(["hub", "synthetic"]),
-            default="hub",
-            show_default=True,
-            help="For flux.1-dev rows: the real weights, or full-size random ones (speed and memory only). "
-            "Rows of the tiny model bring their own.",
-        ),
-        click.option(
-            "--budget",
-            type=click.Choice(["probe", "quick", "standard", "full"]),
-            default="quick",
-            show_default=True,
-            help="How many requests a cell: 3, 13, 36 in 2 processes, 368 (a true p99).",
-        ),
-        click.option(
-            "--cells",
-            default="1x1,1x4,4x1,4x4",
-            show_default=True,
-            callback=parse_cells,
-            help="users x images, in the order of measuring.",
-        ),
-        click.option(
-            "--results",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("results"),
-            show_default=True,
-            help="The results tree.",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="For one attempt. Default: four times the estimate and ten minutes.",
-        ),
-        click.option(
-            "--wait",
-            type=click.FloatRange(min=0),
-            default=0.0,
-            metavar="SECONDS",
-            help="Wait this long for hardware that another fan-out holds, instead of refusing at once.",
-        ),
-        click.option(
-            "--executor",
-            type=click.Choice(["local", "venv", "docker"]),
-            help="Where rows run: this environment, the environment of their image's lock (`fluxbench env`), "
-            "a container of their image. Default: docker where a daemon answers, else venv where it is "
-            "built, else local.",
-        ),
-        click.option(
-            "--registry",
-            envvar="FLUXBENCH_REGISTRY",
-            default="",
-            help="With docker: pull missing images from here before building them.",
-        ),
-        click.option(
-            "--dry-run",
-            is_flag=True,
-            help="Say what would run, in which order and how long, for one row its command too; run nothing.",
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(CAMPAIGN_OPTIONS):
         command = option(command)
     return command
 

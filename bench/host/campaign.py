@@ -8,7 +8,6 @@ Whatever ends it, everything on disk is whole, and the same command goes on from
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 import time
 from collections import deque
@@ -222,9 +221,8 @@ class Campaign:
         )
 
     def _claim_name(self, row: Row) -> str:
-        """One name for a row's folder on this machine, whatever path leads to it."""
         folder = layout.row_dir(self.settings.results, row) / self.settings.weights_of(row)
-        return "row-" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        return f"row-{layout.place_id(folder)}"
 
 
 def _may_run(decision: Decision) -> bool:

@@ -13,7 +13,6 @@ renames into the mounted attempt folder is what counts.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import tempfile
@@ -103,10 +102,9 @@ def passed_on(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def container_name(job: Job) -> str:
-    """One for a row's folder on this machine, whatever path leads to it."""
+    """One a row: of its folder, on this machine."""
     folder = job.attempt_dir.parent
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    return f"fluxbench-{folder.parent.name}-{folder.name}-{place}"
+    return f"fluxbench-{folder.parent.name}-{folder.name}-{layout.place_id(folder)[:8]}"
 
 
 def run_command(job: Job, image_id: str, place: Place) -> list[str]:

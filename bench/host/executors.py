@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Literal
 
+from bench.config import ExecutorName
 from bench.host.daemon import Daemon
 from bench.host.docker import DockerExecutor, Place
 from bench.host.image import Store, provide
@@ -13,11 +13,8 @@ from bench.host.local import Executor, LocalExecutor
 from bench.host.venv import VenvExecutor
 from bench.matrix import Row
 
-Name = Literal["local", "venv", "docker"]
-NAMES: tuple[Name, ...] = ("local", "venv", "docker")
 
-
-def choose(rows: Iterable[Row], daemon: Daemon, venv: VenvExecutor) -> tuple[Name, str]:
+def choose(rows: Iterable[Row], daemon: Daemon, venv: VenvExecutor) -> tuple[ExecutorName, str]:
     """The best that this machine offers, and why: containers where a daemon answers, else environments of
     the locks where one of the rows has its own, else this environment."""
     if daemon.answers():
@@ -27,7 +24,7 @@ def choose(rows: Iterable[Row], daemon: Daemon, venv: VenvExecutor) -> tuple[Nam
     return "local", "no Docker daemon answers, and no environment is built (`fluxbench env` builds one)"
 
 
-def executor(asked: Name | None, rows: Iterable[Row], say: Callable[[str], None]) -> Executor:
+def executor(asked: ExecutorName | None, rows: Iterable[Row], say: Callable[[str], None]) -> Executor:
     """The executor of this name; the best one when none is asked for, which is said aloud."""
     daemon, venv = Daemon(), VenvExecutor()
     name = asked

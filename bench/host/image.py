@@ -53,11 +53,10 @@ def build_arguments(
     name: str, *, lock_sha256: str, commit: str | None, torch: str = "", base_image: str = ""
 ) -> list[str]:
     """`docker build` of one image; the repository is its context."""
-    given = (
-        {"BASE_IMAGE": base_image} if name == BUILT_FIRST else {"TORCH": torch, "LOCK_SHA256": lock_sha256}
-    )
-    if name != BUILT_FIRST:
-        given["GIT_COMMIT"] = commit or ""
+    if name == BUILT_FIRST:
+        given = {"BASE_IMAGE": base_image}
+    else:
+        given = {"TORCH": torch, "LOCK_SHA256": lock_sha256, "GIT_COMMIT": commit or ""}
     return [
         *("docker", "build", "--file", f"docker/{name}/Dockerfile", "--tag", tag(name)),
         *(f"--build-arg={key}={value}" for key, value in given.items() if value),
@@ -104,9 +103,9 @@ class Store:
 
     def required(self, row: Row) -> Image:
         """Raises ImageError where ``lacks`` has something to say."""
-        image = self.of(row)
-        if image is None or (lacking := self.lacks(row)):
-            raise ImageError(f"{row.label}: {lacking if image else self.lacks(row)}")
+        image, lacking = self.of(row), self.lacks(row)
+        if image is None or lacking:
+            raise ImageError(f"{row.label}: {lacking}")
         return image
 
     def missing(self, rows: Iterable[Row]) -> list[str]:

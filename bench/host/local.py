@@ -106,7 +106,7 @@ def cells_text(cells: Sequence[tuple[int, int]]) -> str:
 
 def runner_environment(caller: Mapping[str, str], gpu_uuids: Sequence[str]) -> dict[str, str]:
     """The caller's environment, but for the GPUs that were leased for the row, and for the wish to keep no
-    byte code, common in containers: every row would compile torch and diffusers anew, 15 s of paid time."""
+    byte code, common in containers: every row would compile torch and diffusers anew, on paid time."""
     kept = {name: value for name, value in caller.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | ({"CUDA_VISIBLE_DEVICES": ",".join(gpu_uuids)} if gpu_uuids else {})
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.host import locks
 from bench.host.local import Handle, Job, LocalExecutor
+from bench.identity import lock_in
 from bench.images import image_of
 from bench.matrix import Row
 
@@ -25,14 +26,6 @@ class VenvError(Exception):
 
 def python_of(name: str, venvs: Path = VENVS) -> Path:
     return venvs / name / "bin" / "python"
-
-
-def lock_of(name: str, venvs: Path = VENVS) -> str | None:
-    """What ``docker/install.py`` left there when it was done; None where the environment is not whole."""
-    try:
-        return (venvs / name / "fluxbench-lock").read_text().strip()
-    except FileNotFoundError:
-        return None
 
 
 def build(name: str, *, python: str, torch: str, say: Callable[[str], None], venvs: Path = VENVS) -> None:
@@ -54,13 +47,13 @@ class VenvExecutor:
 
     def lock(self, row: Row) -> str | None:
         name = image_of(row)
-        return lock_of(name, self.venvs) if name else None
+        return lock_in(self.venvs / name) if name else None
 
     def lacks(self, row: Row) -> str | None:
         name = image_of(row)
         if name is None:
             return "no image, and so no environment, holds every option of its stack"
-        built = lock_of(name, self.venvs)
+        built = lock_in(self.venvs / name)
         if built is None:
             return f"environment {name} is not built; `fluxbench env {name}` builds it"
         if built.split()[0] != locks.lock_sha256(name):

@@ -92,15 +92,13 @@ def _figures(alone: Alone | None) -> tuple[Entry, Entry, Entry]:
         return Entry(MISSING), Entry(MISSING), Entry(MISSING)
     latency, gain = alone.cell.latency, alone.gains.of(alone.measurement, alone.cell)
     p50 = number(latency.p50.value) if latency.p50.supported else f"max {number(latency.max)}"
-    sides = f"{alone.measurement.row.hardware}, n={alone.cell.n}"
-    if alone.reference is not None and not alone.measurement.row.is_reference:
+    row, sides, memory = alone.measurement.row, f"n={alone.cell.n}", number(memory_gb(alone.cell))
+    if alone.reference is not None and not row.is_reference:
         sides += f" against {alone.reference.n}"
-    memory = number(memory_gb(alone.cell))
-    if alone.reference is not None and not alone.measurement.row.is_reference:
         memory += f" (reference {number(memory_gb(alone.reference))})"
     return (
-        Entry(p50, note=sides),
-        gain_entry(gain, is_reference=alone.measurement.row.is_reference),
+        Entry(p50, note=f"{row.hardware}, {sides}"),
+        gain_entry(gain, is_reference=row.is_reference),
         Entry(memory),
     )
 

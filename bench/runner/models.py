@@ -71,7 +71,11 @@ def pipeline_class(row: Row) -> Any:
 
 def assemble(row: Row, components: dict[str, Any]) -> Any:
     """The row's pipeline over these components, each as it is."""
-    pipeline = pipeline_class(row)
+    return put_together(pipeline_class(row), components)
+
+
+def put_together(pipeline: Any, components: dict[str, Any]) -> Any:
+    """A pipeline of this class over those of the components that its constructor takes."""
     accepted = inspect.signature(pipeline.__init__).parameters
     return pipeline(**{name: part for name, part in components.items() if name in accepted})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from bench.runner.models import put_together
 from bench.tiny import GUIDANCE, SIZE, STEPS, TEXT_TOKENS
 from bench.tiny.draw import CONTROLS, to_uint8
 from bench.tiny.models import TinyFlux
@@ -50,8 +50,7 @@ def noise(seeds: list[int]) -> list[torch.Generator]:
 def pipeline(tiny: TinyFlux, task: str, *, control: bool) -> Any:
     """By constructor: ``from_pipe`` would cast every component to float32."""
     chosen = PIPELINES[task, control]
-    parts = {**tiny.pipe.components, "controlnet": tiny.controlnet}
-    pipe = chosen(**{name: parts[name] for name in inspect.signature(chosen).parameters if name in parts})
+    pipe = put_together(chosen, {**tiny.pipe.components, "controlnet": tiny.controlnet})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
