@@ -1,11 +1,11 @@
-"""parallel: how several GPUs share a row. So far one works alone."""
+"""One device works alone."""
 
 from __future__ import annotations
 
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
 
-def _verify_none(session: Session) -> Evidence:
+def _verify(session: Session) -> Evidence:
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -13,4 +13,4 @@ def _verify_none(session: Session) -> Evidence:
     return {"ranks": 1}
 
 
-OPTIONS = (Option("none", "One device", verify=_verify_none),)
+NONE = Option("none", "One device", verify=_verify)
