@@ -22,13 +22,15 @@ class Budget:
     """Fresh processes that the n requests are spread over, at the least."""
     settle: bool = True
     """False: the minimum of warm-up requests is all there is, settled or not."""
+    profile: bool = True
+    """Whether one more request is paid for that shows where the GPU's time goes."""
 
     @property
     def n_per_process(self) -> int:
         return -(-self.n // self.processes)
 
 
-PROBE = Budget("probe", n=3, cap=3, settle=False)
+PROBE = Budget("probe", n=3, cap=3, settle=False, profile=False)
 QUICK = Budget("quick", n=13, cap=26)
 STANDARD = Budget("standard", n=36, cap=72, processes=2)
 FULL = Budget("full", n=368, cap=368, processes=2)

@@ -215,6 +215,29 @@ class Weights(Strict):
     transformer_bytes: int
 
 
+class KernelTime(Strict):
+    """All launches of one GPU kernel in one request."""
+
+    name: str
+    kind: str
+    calls: int
+    seconds: float
+
+
+class Profile(Strict):
+    """GPU kernels of one request at 1x1, after the cells (``bench.runner.profile``)."""
+
+    request_seconds: float
+    """Under the profiler, so longer than any measured one."""
+    busy_seconds: float
+    """In which at least one kernel ran."""
+    launches: int
+    seconds_by_kind: dict[str, float]
+    """``bench.kernel_kinds``; kernels that ran side by side count each."""
+    top: list[KernelTime]
+    """The kernels that took longest, in falling order."""
+
+
 class Stability(Strict):
     drift_percent: float | None = None
     """Median service time of the last third of the 1x1 window against its first third."""
@@ -269,6 +292,8 @@ class Result(Strict):
     first_request_seconds: float | None = None
     """The first request after ready: the cold shape is already warm."""
     cells: list[Cell] = Field(default_factory=list)
+    profile: Profile | None = None
+    """None on CPU, for a probe, and where 1x1 was not measured."""
     anomalies: list[Anomaly] = Field(default_factory=list)
     """What was odd about the machine rather than about one cell."""
     stability: Stability | None = None

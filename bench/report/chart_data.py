@@ -84,6 +84,21 @@ def memory_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
     ]
 
 
+def kernel_rows(shown: Sequence[Measurement]) -> Rows:
+    """One row a kind of kernel, and one for the time in which the GPU idled."""
+    rows: Rows = []
+    for each in shown:
+        if each.profile is None:
+            continue
+        seconds = {**each.profile.seconds_by_kind, "idle": each.gpu_idle_seconds}
+        rows.extend(
+            {"stack": _label(each), "kind": kind, "seconds": round(value, 6)}
+            for kind, value in seconds.items()
+            if value
+        )
+    return rows
+
+
 def quality_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
     rows: Rows = []
     for each in shown:

@@ -18,6 +18,7 @@ from bench.report.chart_data import (
     MOST_STACKS,
     Rows,
     gain_rows,
+    kernel_rows,
     latency_rows,
     life_rows,
     memory_rows,
@@ -80,6 +81,7 @@ def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
         *figure("latency", "Latency distribution", latency_rows(shown, best), latency),
         *figure("life", "Warm-up, first and steady requests", life_rows(shown), life),
         *figure("memory", "Throughput against memory", memory_rows(shown, best), memory, least=2),
+        *figure("kernels", "Where the GPU's time goes", kernel_rows(shown), kernels),
         *figure("quality", "Speed against quality", quality_rows(shown, best), quality, least=2),
         *figure("gains", "Gains by layer", gain_rows(gains), layers),
     ]
@@ -129,6 +131,27 @@ def life(data: Rows) -> alt.TopLevelMixin:
             y=alt.Y("stack:N", sort=order, title=None),
             color=alt.Color("moment:N", scale=moment, legend=legend),
             shape=alt.Shape("moment:N", scale=shape, legend=legend),
+        ),
+        labels=order,
+    )
+
+
+def kernels(data: Rows) -> alt.TopLevelMixin:
+    order = list(dict.fromkeys(row["stack"] for row in data))
+    kinds = ["gemm", "attention", "elementwise", "convolution", "copy", "communication", "idle"]
+    present = [kind for kind in kinds if any(row["kind"] == kind for row in data)]
+    shades = dict(zip(kinds, (INK, ACCENT, MARK, "#7fb0e6", "#b9c2cd", "#c2571a", GRID), strict=True))
+    colour = alt.Scale(domain=present, range=[shades[kind] for kind in present])
+    legend = alt.Legend(title=None, orient="top")
+    return _themed(
+        alt.Chart(DATA)
+        .mark_bar(height=13)
+        .transform_calculate(rank=f"indexof({kinds}, datum.kind)")
+        .encode(
+            x=alt.X("seconds:Q", title="seconds of one request, one image", axis=alt.Axis(tickCount=6)),
+            y=alt.Y("stack:N", sort=order, title=None),
+            color=alt.Color("kind:N", scale=colour, legend=legend),
+            order=alt.Order("rank:Q"),
         ),
         labels=order,
     )

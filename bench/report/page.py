@@ -107,6 +107,7 @@ def _case_view(section: Section, case: UseCase, spread: float | None) -> CaseVie
         side_tables.memory(section, case),
         side_tables.life(section, case),
         side_tables.stages(section, case),
+        side_tables.kernels(section, case),
         side_tables.closeness(section, case),
         side_tables.layers(section, case, computed),
     )

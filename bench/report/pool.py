@@ -17,7 +17,18 @@ from bench import identity, stats, steady
 from bench.compare import Side
 from bench.matrix import Row
 from bench.quality import Quality
-from bench.record import HAS_NUMBERS, Anomaly, Cell, Code, Distribution, Memory, Power, Result, Utilisation
+from bench.record import (
+    HAS_NUMBERS,
+    Anomaly,
+    Cell,
+    Code,
+    Distribution,
+    Memory,
+    Power,
+    Profile,
+    Result,
+    Utilisation,
+)
 from bench.report.load import Attempt
 
 Shape = tuple[int, int]
@@ -75,6 +86,19 @@ class Measurement:
     @property
     def latest(self) -> Result:
         return self.attempts[-1].result
+
+    @property
+    def profile(self) -> Profile | None:
+        """The newest."""
+        return next((found for each in reversed(self.attempts) if (found := each.result.profile)), None)
+
+    @property
+    def gpu_idle_seconds(self) -> float | None:
+        """Of the median unprofiled request at 1x1, the time in which no kernel ran."""
+        profile, cell = self.profile, self.cell()
+        if profile is None or cell is None or not cell.latency.p50.supported:
+            return None
+        return max(0.0, cell.medians["service"] - profile.busy_seconds)
 
     def cell(self, users: int = 1, images: int = 1) -> PooledCell | None:
         return self.cells.get((users, images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.quality import Closeness, Quality
+from bench.record import Profile
 from bench.report import names
 from bench.report.gains import Gains, Layer
 from bench.report.groups import Section, UseCase
@@ -126,6 +127,46 @@ def stages(section: Section, case: UseCase) -> Table:
         for cell in each.cells.values()
     )
     return Table(f"Stages of a request: {case.title}", scope(section), columns, lines)
+
+
+def kernels(section: Section, case: UseCase) -> Table:
+    """Where the GPU's time goes within one request: seconds of kernels by kind, and what is left of the
+    unprofiled service time."""
+    columns = (
+        STACK,
+        Column("Service p50 (s)", hint="Unprofiled, one user, one image"),
+        *(Column(f"{kind.capitalize()} (s)", hint=hint) for kind, hint in KERNEL_HINTS.items()),
+        Column("GPU idle (s)", hint="Service time in which no kernel ran: launches that came too late"),
+        Column("Launches", hint="GPU kernels and copies in one request"),
+    )
+    lines = tuple(
+        _kernels_line(each, profile, cell)
+        for each in case.measurements
+        if (profile := each.profile) and (cell := each.cell())
+    )
+    return Table(f"Where the GPU's time goes: {case.title}", scope(section), columns, lines)
+
+
+KERNEL_HINTS = {
+    "gemm": "Matrix products",
+    "attention": "",
+    "elementwise": "Norms, modulation, rope, activations, quantising, whatever is no other kind",
+    "convolution": "Of the VAE",
+    "copy": "",
+    "communication": "Between GPUs",
+}
+
+
+def _kernels_line(measurement: Measurement, profile: Profile, cell: PooledCell) -> Line:
+    service = cell.medians["service"] if cell.latency.p50.supported else None
+    entries = (
+        stack_entry(measurement),
+        figure(service),
+        *(figure(profile.seconds_by_kind.get(kind)) for kind in KERNEL_HINTS),
+        figure(measurement.gpu_idle_seconds),
+        Entry(str(profile.launches), profile.launches),
+    )
+    return Line(entries)
 
 
 def closeness(section: Section, case: UseCase) -> Table:

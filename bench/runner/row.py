@@ -1,6 +1,6 @@
 """The life of a row, to be read from top to bottom.
 
-    idle -> imports -> load -> quantise -> apply -> warm-up -> cells -> quality -> result.json
+    idle -> imports -> load -> quantise -> apply -> warm-up -> cells -> profile -> quality -> result.json
                                                     |
                                                     verify
 
@@ -68,9 +68,16 @@ def _live(job: Job, diary: Diary) -> None:
     with serving(job, diary) as server:
         for users, images in job.cells:
             diary.finish(server.cell(users, images))
+        if server.device == "cuda" and job.budget.profile and _measured(diary.result, (1, 1)):
+            with diary.phase("profile"):
+                server.profile()
         if job.quality and any(cell.latency for cell in diary.result.cells):
             with diary.phase("quality"):
                 server.save_quality()
+
+
+def _measured(result: record.Result, shape: tuple[int, int]) -> bool:
+    return any(cell.latency and (cell.users, cell.images) == shape for cell in result.cells)
 
 
 @contextmanager

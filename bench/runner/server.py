@@ -20,6 +20,7 @@ from bench.runner.diary import Diary
 from bench.runner.job import Job
 from bench.runner.load import Served
 from bench.runner.outputs import Output, require_valid
+from bench.runner.profile import profile
 from bench.runner.telemetry import Device, Telemetry
 from bench.runner.window import Facts, Window, cell_of
 
@@ -162,6 +163,16 @@ class Server:
             **({"counts": facts.counts} if facts.counts else {}),
         )
         return request.keeping(facts)
+
+    def profile(self) -> None:
+        """Of one request at one image. A profiler that fails here costs the profile, not the cells."""
+        try:
+            self.diary.result.profile = profile(self._profiled)
+        except Exception as error:
+            if judge.ends_row(error):
+                raise
+            log.warning("%s has no profile", self.job.row.label, exc_info=error)
+            self.diary.result.anomalies.append(record.Anomaly(kind="no_profile", detail=str(error)))
 
     def save_quality(self) -> None:
         """Latents and images of the fixed quality prompts; ``fluxbench quality`` computes from the files."""
