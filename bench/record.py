@@ -176,8 +176,13 @@ class Warmup(Strict):
     """None where nothing is compiled."""
 
 
+GpuVariant = Literal["SXM", "PCIe", "NVL"]
+
+
 class Gpu(Strict):
     name: str
+    variant: GpuVariant | None = None
+    """Which build of the model; None where its name does not tell, and in results older than the field."""
     uuid: str
     memory_total_gb: float
     power_limit_w: float | None = None

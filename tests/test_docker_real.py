@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from docker_engine import cpu_image, daemon, standin_image
 from fakes import fake_row
+from host_faults import small_disk
 
 from bench import layout, record
 from bench.host import attempt, docker
@@ -34,7 +35,7 @@ from bench.identity import fingerprint_of, ingredients
 from bench.record import Code, Result
 from bench.runner.environment import collect
 
-__all__ = ["cpu_image", "daemon", "standin_image"]  # fixtures
+__all__ = ["cpu_image", "daemon", "small_disk", "standin_image"]  # fixtures
 
 pytestmark = pytest.mark.docker
 
@@ -173,6 +174,17 @@ def test_a_container_that_outgrows_its_memory_is_oom(place: Callable[..., Place]
     result = run(DockerExecutor(place(limits=limits, STANDIN="1x4=memory")), job)
     assert result.status.code is Code.OOM, result.status
     assert codes(result) == {"1x1": "ok", "1x4": "oom"}
+
+
+def test_a_container_that_fills_the_results_disk_is_infra_and_its_finished_cell_is_kept(
+    place: Callable[..., Place], job: Job, small_disk: Path
+) -> None:
+    on_it = Job(**{**vars(job), "attempt_dir": small_disk / "results" / job.attempt_dir.name})
+    result = run(DockerExecutor(place(STANDIN="1x4=fill-disk")), on_it)
+    assert result.status.code is Code.INFRA, result.status
+    assert "free space" in result.status.reason
+    assert codes(result) == {"1x1": "ok", "1x4": "infra"}
+    assert record.load(on_it.attempt_dir / layout.RESULT) == result, "there was room for the verdict"
 
 
 @pytest.mark.parametrize("fault", ["hang", "deaf"])

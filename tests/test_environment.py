@@ -114,6 +114,7 @@ def test_a_gpu_is_described_with_its_limits_and_null_for_what_it_does_not_know()
     found = environment.collect([H100], FakeNvml())
     (gpu,) = found.gpus
     assert (gpu.uuid, gpu.power_limit_w, gpu.ecc, gpu.mig) == ("GPU-3f", 700.0, None, False)
+    assert gpu.variant == "SXM"
     assert gpu.memory_total_gb == pytest.approx(85.52, abs=0.01)
     assert found.driver == "580.95.05"
     assert found.host_id == "GPU-3f"

@@ -116,6 +116,33 @@ def test_a_kind_of_gpu_is_known_by_whole_words_of_its_name(name: str, kind: str,
     assert gpu(0, name).is_kind(kind) is same
 
 
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        (H100, "SXM"),
+        ("NVIDIA H100 PCIe", "PCIe"),
+        ("NVIDIA H100 NVL", "NVL"),
+        ("NVIDIA H200", "SXM"),
+        ("NVIDIA H200 NVL", "NVL"),
+        ("NVIDIA A100-SXM4-80GB", "SXM"),
+        ("NVIDIA A100 80GB PCIe", "PCIe"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_the_variant_of_a_gpu_is_read_from_its_name(name: str, variant: str | None) -> None:
+    assert gpu(0, name).variant == variant
+
+
+def test_a_row_never_runs_on_gpus_of_two_variants() -> None:
+    mixed = [gpu(0, "NVIDIA H100 PCIe"), gpu(1), gpu(2)]
+    assert [each.index for each in candidates(fake_row(hardware="h100x2", parallel="replicas"), mixed)] == [
+        1,
+        2,
+    ]
+    assert misfit(fake_row(hardware="h100x4", parallel="replicas"), [*mixed, gpu(3, "NVIDIA H100 PCIe")])
+
+
 def test_a_row_fits_a_machine_with_at_least_as_many_gpus_of_its_kind() -> None:
     eight = [gpu(index) for index in range(8)]
     assert misfit(fake_row(hardware="h100x1"), eight) is None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from bench.matrix import Row
+from bench.record import GpuVariant
 
 SMALLEST_MEMORY_GB = {"a100": 75, "h100": 75}
 """The plan means the 80 GB models. A smaller one of the same name would run out of memory where the
@@ -35,8 +37,25 @@ class Gpu:
 
     def is_kind(self, kind: str) -> bool:
         """``h100`` is an "NVIDIA H100 80GB HBM3", but no "NVIDIA GH200"; ``rtx4090`` an "RTX 4090"."""
-        words = re.findall(r"[a-z0-9]+", self.name.lower())
+        words = self._words
         return kind in words or kind in {first + second for first, second in pairwise(words)}
+
+    @property
+    def variant(self) -> GpuVariant | None:
+        """Which build of the model, by its name; None where a name does not tell. They differ in power limit,
+        memory bandwidth and links, and so in every latency. The SXM builds of H100 and H200 are those whose
+        name says nothing else."""
+        words = self._words
+        if "nvl" in words:
+            return "NVL"
+        if "pcie" in words:
+            return "PCIe"
+        named = any(word.startswith("sxm") for word in words)
+        return "SXM" if named or {"h100", "h200"} & set(words) else None
+
+    @property
+    def _words(self) -> list[str]:
+        return re.findall(r"[a-z0-9]+", self.name.lower())
 
 
 def inventory(visible: str | None, nvml: Any = None) -> list[Gpu]:
@@ -94,12 +113,15 @@ def only_visible(gpus: Sequence[Gpu], visible: str | None) -> list[Gpu]:
 
 
 def candidates(row: Row, gpus: Sequence[Gpu]) -> list[Gpu]:
-    """The GPUs that may serve the row, whole ones of its kind; empty for a cpu row."""
+    """The GPUs that may serve the row, whole ones of its kind and all of one model: of a machine that mixes
+    them, the model it has most of. Empty for a cpu row."""
     if row.gpu is None:
         return []
     smallest_bytes = SMALLEST_MEMORY_GB.get(row.gpu, 0) * 1e9
     whole = [gpu for gpu in gpus if gpu.is_kind(row.gpu) and not gpu.mig]
-    return [gpu for gpu in whole if gpu.memory_bytes >= smallest_bytes]
+    large = [gpu for gpu in whole if gpu.memory_bytes >= smallest_bytes]
+    names = Counter(gpu.name for gpu in large)
+    return [gpu for gpu in large if gpu.name == names.most_common(1)[0][0]]
 
 
 def misfit(row: Row, gpus: Sequence[Gpu]) -> str | None:

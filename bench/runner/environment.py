@@ -154,6 +154,7 @@ def _gpu_facts(gpus: Sequence[Gpu], nvml: Any) -> dict[str, Any]:
         described.append(
             record.Gpu(
                 name=gpu.name,
+                variant=gpu.variant,
                 uuid=gpu.uuid,
                 memory_total_gb=gpu.memory_bytes / GB,
                 power_limit_w=_power_limit_w(nvml, gpu),
