@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from bench.commands.campaign import bench, demo, fan_out_command
+from bench.commands.doctor import doctor
 from bench.commands.gguf import gguf
 from bench.commands.images import compose, env, fetch, image, lock
 from bench.commands.matrix import matrix, rows
@@ -22,7 +23,7 @@ def main() -> None:
 
 COMMANDS = (
     *(matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema),
-    *(lock, env, image, compose, fetch, gguf),
+    *(doctor, lock, env, image, compose, fetch, gguf),
     *(construct, correctness),
 )
 for command in COMMANDS:

@@ -220,6 +220,29 @@ def test_a_killed_holder_leaves_nothing_to_clean_up_and_waiting_gets_the_gpu() -
     other.wait()
 
 
+def takes_as_another_user(name: str) -> bool:
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(12345)
+            leases.take([name], 1, "another user").release()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_users_of_one_machine_lease_the_same_gpus_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        leases.take(["GPU-a"], 1, "root").release()
+        assert takes_as_another_user("GPU-a")
+        assert takes_as_another_user("GPU-b")
+        leases.take(["GPU-a", "GPU-b"], 2, "root again").release()
+
+
 def test_a_runner_that_outlives_its_killed_fan_out_keeps_the_gpu() -> None:
     lease = leases.take(["GPU-a"], 1, "me")
     runner = subprocess.Popen(["sleep", "60"], pass_fds=lease.descriptors)

@@ -47,6 +47,15 @@ class Daemon:
             return False
         return True
 
+    def info(self) -> dict[str, Any]:
+        """What `docker info` says. Raises Silent or Refused."""
+        return dict(json.loads(self._ask("info", "--format={{json .}}")))
+
+    def labelled(self, label: str) -> list[dict[str, Any]]:
+        """Every container with this label, running or not, as `docker ps` describes it."""
+        lines = self._ask("ps", "--all", "--no-trunc", f"--filter=label={label}", "--format={{json .}}")
+        return [json.loads(line) for line in lines.splitlines()]
+
     def state(self, container: str) -> State | None:
         """None where there is no container of this name. Raises Silent."""
         found = self._inspect("container", container)

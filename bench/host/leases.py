@@ -77,8 +77,20 @@ def take(candidates: Sequence[str], count: int, holder: str, wait_seconds: float
         time.sleep(POLL_SECONDS)
 
 
+def held() -> list[str]:
+    """``GPU-...: process 123 (fluxbench, 3 rows, since ...)`` for each part that is held at this moment."""
+    notes = []
+    for path in sorted(folder().glob("*.lock")):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            notes.append(_note(path.stem))
+    return notes
+
+
 def _try_lock(name: str, holder: str) -> int | None:
-    descriptor = os.open(folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open(folder() / f"{name}.lock")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -89,12 +101,30 @@ def _try_lock(name: str, holder: str) -> int | None:
     return descriptor
 
 
-def _who_holds(candidates: Sequence[str], count: int) -> str:
-    notes = []
-    for name in candidates:
+def _open(path: Path) -> int:
+    """For every user of the machine to lock and write, whoever made it: the caller's umask must not close it,
+    and to open another user's file with O_CREAT is forbidden in a sticky folder (fs.protected_regular)."""
+    while True:
         try:
-            note = json.loads((folder() / f"{name}.lock").read_text())
-            notes.append(f"{name}: process {note['pid']} ({note['holder']})")
-        except (OSError, ValueError, KeyError):
-            notes.append(f"{name}: taken this moment")
-    return f"{count} of {', '.join(candidates)} wanted, fewer are free; last taken by {'; '.join(notes)}"
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        except FileExistsError:
+            continue
+        os.fchmod(descriptor, 0o666)
+        return descriptor
+
+
+def _who_holds(candidates: Sequence[str], count: int) -> str:
+    notes = "; ".join(_note(name) for name in candidates)
+    return f"{count} of {', '.join(candidates)} wanted, fewer are free; last taken by {notes}"
+
+
+def _note(name: str) -> str:
+    try:
+        note = json.loads((folder() / f"{name}.lock").read_text())
+        return f"{name}: process {note['pid']} ({note['holder']})"
+    except (OSError, ValueError, KeyError):
+        return f"{name}: taken this moment"

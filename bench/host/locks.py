@@ -48,6 +48,14 @@ def lock_sha256(image: str, docker: Path = DOCKER) -> str:
     return hashlib.sha256(lock_path(image, docker).read_bytes()).hexdigest()
 
 
+def locked_version(image: str, package: str, docker: Path = DOCKER) -> str:
+    """Raises LockError when the lock does not hold the package."""
+    found = re.search(rf"^{re.escape(package)}==(\S+)", lock_path(image, docker).read_text(), re.MULTILINE)
+    if found is None:
+        raise LockError(f"{lock_path(image, docker)} does not lock {package}")
+    return found[1]
+
+
 def inputs(image: str, docker: Path = DOCKER) -> list[Path]:
     """Every file that the lock follows from: the requirements, what they include, uv's settings, and for
     all but ``base`` the lock of ``base``."""
