@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.axes.option import Session
+
+_COLLECTIVE = re.compile(
+    r"_c10d_functional::(all_to_all_single|all_gather_into_tensor|all_reduce|reduce_scatter_tensor)"
+    r"|c10d::(_allgather_base_|send|recv_)"
+)
+"""The functional ones come from Ulysses, ring and tensor parallel, FSDP's and xDiT's are called by name."""
+_ELEMENT_BYTES = {"double": 8, "float": 4, "c10::Half": 2, "c10::BFloat16": 2, "unsigned char": 1}
+"""Of the dtypes that are sent, in the profiler's names."""
+
+
+class Collective(NamedTuple):
+    """The calls of one operation."""
+
+    calls: int
+    input_bytes: int
+    """What this rank handed in, all calls together. How much of it leaves the rank is the operation's:
+    of an all-to-all all but its own part."""
 
 
 def profile_transformer(session: Session) -> tuple[dict[str, int], dict[str, int]]:
@@ -14,11 +33,46 @@ def profile_transformer(session: Session) -> tuple[dict[str, int], dict[str, int
     The profiler runs only inside that call, so the attention of VAE and text encoders cannot pass for it.
     Kernels are empty on CPU.
     """
+    from torch.profiler import DeviceType
+
+    operations: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    for event in _profiled(session).events() or ():
+        on_device = event.device_type == DeviceType.CUDA
+        (kernels if on_device else operations)[event.name] += 1
+    return dict(operations), dict(kernels)
+
+
+def collectives_of_transformer(session: Session) -> dict[str, Collective]:
+    """Operation -> its calls in one transformer call of a one-step request. Every rank must ask."""
+    found: dict[str, Collective] = {}
+    for event in _profiled(session, shapes=True).profiler.kineto_results.events():
+        name = event.name()
+        if _COLLECTIVE.fullmatch(name):
+            calls, sent = found.get(name, Collective(0, 0))
+            found[name] = Collective(calls + 1, sent + _input_bytes(event))
+    return found
+
+
+def _input_bytes(event: Any) -> int:
+    """Of a collective's smallest tensor: those that take a buffer for the result name it among the inputs."""
+    sizes = [
+        math.prod(shape) * _ELEMENT_BYTES.get(dtype, 0)
+        for shape, dtype in zip(event.shapes(), event.dtypes(), strict=True)
+        if shape
+    ]
+    return min(filter(None, sizes), default=0)
+
+
+def _profiled(session: Session, *, shapes: bool = False) -> Any:
+    """The profiler, stopped, after a one-step request."""
     import torch
-    from torch.profiler import DeviceType, ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile
 
     on_gpu = session.device != "cpu"
-    profiler = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu)
+    profiler = profile(
+        activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu, record_shapes=shapes
+    )
 
     def stop(*_: Any) -> None:
         if on_gpu:
@@ -35,9 +89,4 @@ def profile_transformer(session: Session) -> tuple[dict[str, int], dict[str, int
     finally:
         for handle in handles:
             handle.remove()
-    operations: Counter[str] = Counter()
-    kernels: Counter[str] = Counter()
-    for event in profiler.events() or ():
-        on_device = event.device_type == DeviceType.CUDA
-        (kernels if on_device else operations)[event.name] += 1
-    return dict(operations), dict(kernels)
+    return profiler

@@ -9,6 +9,7 @@ one without a cache, bit for bit; a test holds this for all twelve use cases.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +109,21 @@ def _spread(residuals: Any, blocks: int) -> Iterator[Any]:
 
 def modulated_input(transformer: Any, streams: Streams) -> Any:
     """The image tokens as the first block's attention reads them."""
-    return transformer.transformer_blocks[0].norm1(streams.image, emb=streams.conditioning)[0]
+    with _weights_here(block := transformer.transformer_blocks[0]):
+        return block.norm1(streams.image, emb=streams.conditioning)[0]
+
+
+@contextmanager
+def _weights_here(block: Any) -> Iterator[None]:
+    """FSDP gathers a block's weights when the block is called, and this part of it is called by itself."""
+    sharded = hasattr(block, "unshard")
+    if sharded:
+        block.unshard()
+    try:
+        yield
+    finally:
+        if sharded:
+            block.reshard()
 
 
 def head(transformer: Any, streams: Streams) -> Any:

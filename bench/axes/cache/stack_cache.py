@@ -67,6 +67,10 @@ class PromisedControl:
 
     redeem: Callable[[], tuple[Any, Any]]
 
+    def then(self, change: Callable[[Any, Any], tuple[Any, Any]]) -> PromisedControl:
+        """What it is redeemed for is changed first."""
+        return PromisedControl(lambda: change(*self.redeem()))
+
 
 @dataclass
 class Request:
@@ -87,8 +91,9 @@ class StackCache:
     leaves nothing to the next, and ends with the schedule's last step, where every kept tensor is freed.
     """
 
-    def __init__(self, pipe: Any, method: Method) -> None:
-        self._pipe, self._method = pipe, method
+    def __init__(self, pipe: Any, method: Method, *, shared: bool = False) -> None:
+        """``shared``: all ranks of the process group compute the same request together."""
+        self._pipe, self._method, self._shared = pipe, method, shared
         self._transformer = pipe.transformer
         self._request: Request | None = None
         self._finished: Tally | None = None
@@ -157,7 +162,7 @@ class StackCache:
     def _through_stack(self, request: Request, embedded: Streams, control: Control) -> Streams:
         base, probe = self._probe(request.tally, embedded)
         known = request.reference
-        distance = None if known is None else agree(relative_difference(probe, known))
+        distance = None if known is None else agree(*difference(probe, known), shared=self._shared)
         computes = request.decide(len(request.tally.distances), distance)
         request.tally.distances.append(distance)
         if computes or self._method.compared_with == "last step":
@@ -197,14 +202,24 @@ def _run_block(tally: Tally, block: Any, streams: Streams) -> Streams:
     return after
 
 
-def relative_difference(probe: Any, reference: Any) -> Any:
-    """mean |probe - reference| / mean |reference| over all tokens of all images, on the device and in the
-    tensors' own dtype, as diffusers' FirstBlockCache and TeaCache compute it."""
-    return (probe - reference).abs().mean() / reference.abs().mean()
+def difference(probe: Any, reference: Any) -> tuple[Any, Any]:
+    """mean |probe - reference| and mean |reference| over the tokens of all images that are here, on the
+    device and in the tensors' own dtype. Their ratio is what diffusers' FirstBlockCache and TeaCache compare.
+    """
+    return (probe - reference).abs().mean(), reference.abs().mean()
 
 
-def agree(distance: Any) -> float:
-    """The distance on the host: the one synchronisation of a step. Ranks that share a request see other
-    tokens and would decide otherwise and wait for each other for ever, so what makes their distances one
-    belongs here and nowhere else."""
-    return float(distance.item())
+def agree(moved: Any, size: Any, *, shared: bool) -> float:
+    """The distance ``moved / size`` on the host: the one synchronisation of a step.
+
+    Ranks that share a request see other tokens, would decide otherwise and wait for each other for ever. All
+    have as many, so the means of all are the mean over all tokens, and every rank reads the same number.
+    """
+    if shared:
+        import torch
+        import torch.distributed as dist
+
+        both = torch.stack((moved, size)).float()
+        dist.all_reduce(both)
+        moved, size = both.to(moved.dtype)
+    return float((moved / size).item())

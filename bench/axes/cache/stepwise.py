@@ -15,6 +15,7 @@ from typing import Any
 from bench.axes.cache.decisions import Method, first_block_cache, replay, replay_schedule, teacache
 from bench.axes.cache.stack_cache import StackCache
 from bench.axes.option import Evidence, NotApplied, Option, Session
+from bench.axes.parallel.degrees import degrees_of
 
 FBCACHE = {0.08: 0.01, 0.12: 0.02, 0.2: 0.03}
 TEACACHE = {0.25: 0.02, 0.4: 0.03, 0.6: 0.05}
@@ -25,7 +26,8 @@ REPLAY = {50: 0.02, 65: 0.03}
 
 
 def _apply(option: str, method: Method, session: Session) -> None:
-    cache = StackCache(session.pipe, method)
+    shared = degrees_of(session.row.parallel) is not None  # replicas serve requests of their own
+    cache = StackCache(session.pipe, method, shared=shared)
     session.notes[option] = cache
     session.after_request["cache"] = partial(_count, option, cache)
 

@@ -24,10 +24,11 @@ def graphs_compiled() -> int:
 
 def blocks(pipe: Any) -> dict[str, list[Any]]:
     """The repeated blocks by component. The ControlNet is built of the transformer's blocks but does not
-    declare ``_repeated_blocks``, so ``compile_repeated_blocks`` would refuse it."""
-    kinds = pipe.transformer._repeated_blocks
+    declare ``_repeated_blocks``, so ``compile_repeated_blocks`` would refuse it. FSDP makes each block one of
+    a class that it derives from the block's."""
+    kinds = set(pipe.transformer._repeated_blocks)
     return {
-        name: [block for block in module.modules() if type(block).__name__ in kinds]
+        name: [block for block in module.modules() if kinds & {cls.__name__ for cls in type(block).__mro__}]
         for name, module in attended(pipe).items()
     }
 

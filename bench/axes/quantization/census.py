@@ -44,7 +44,7 @@ def linears(module: Any) -> dict[str, Any]:
 def form(linear: Any) -> Form:
     import torch
 
-    cls, weight = type(linear), linear.weight
+    cls, weight = type(linear), _part_here(linear.weight)
     package = "" if cls is torch.nn.Linear else f"{cls.__module__.partition('.')[0]}."
     kind = []
     if type(weight) not in (torch.Tensor, torch.nn.Parameter):
@@ -71,12 +71,18 @@ def occupied_bytes(module: Any) -> int:
 
 def leaves(tensor: Any) -> Iterator[Any]:
     """The tensors that a tensor subclass wraps, all the way down; the tensor itself when it wraps none."""
+    tensor = _part_here(tensor)
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         yield tensor
         return
     for name in flatten()[0]:
         yield from leaves(getattr(tensor, name))
+
+
+def _part_here(tensor: Any) -> Any:
+    """Of a weight that ranks share out (a DTensor) this rank's part; else the tensor."""
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 def _tensors(module: Any) -> Iterator[Any]:

@@ -1,0 +1,34 @@
+"""The ranks that share a row: the default process group, which exists before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.axes.option import Session, Unavailable
+
+
+def world_size() -> int:
+    """1 where this process works alone."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def require_ranks(axis: str, option: str, session: Session, ranks: int) -> None:
+    """Raises Unavailable unless this process is one of ``ranks``."""
+    found = world_size()
+    if found != ranks:
+        raise Unavailable(
+            f"{session.row.label}: {axis} {option} needs {ranks} ranks and this process is one of {found};"
+            f" `fluxbench bench {session.row.row}` starts them, and so does"
+            f" `torchrun --nproc-per-node {ranks}`"
+        )
+
+
+def of_all_ranks(mine: Any) -> list[Any]:
+    """What every rank hands in (picklable), by rank, the same list on every rank. All must call it."""
+    import torch.distributed as dist
+
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
