@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 from bench.axes.option import Session
 
 _COLLECTIVE = re.compile(
-    r"_c10d_functional::(all_to_all_single|all_gather_into_tensor|all_reduce|reduce_scatter_tensor)"
-    r"|c10d::(_allgather_base_|send|recv_)"
+    r"(_c10d_functional::(?:all_to_all_single|all_gather_into_tensor|all_reduce|reduce_scatter_tensor))(?:_out|_)?"
+    r"|(c10d::(?:_allgather_base_|alltoall_base_|send|recv_))"
 )
-"""The functional ones come from Ulysses, ring and tensor parallel, FSDP's and xDiT's are called by name."""
+"""The functional ones come from Ulysses, ring and tensor parallel; inductor puts forms of them that write
+into a given tensor in their place, which count as the same. FSDP and xDiT call those of c10d themselves."""
+_UNDERNEATH = {"_c10d_functional::all_to_all_single": "c10d::alltoall_base_"}
+"""functional -> what it calls, which is the same call once more."""
 _ELEMENT_BYTES = {"double": 8, "float": 4, "c10::Half": 2, "c10::BFloat16": 2, "unsigned char": 1}
 """Of the dtypes that are sent, in the profiler's names."""
 
@@ -47,11 +50,11 @@ def collectives_of_transformer(session: Session) -> dict[str, Collective]:
     """Operation -> its calls in one transformer call of a one-step request. Every rank must ask."""
     found: dict[str, Collective] = {}
     for event in _profiled(session, shapes=True).profiler.kineto_results.events():
-        name = event.name()
-        if _COLLECTIVE.fullmatch(name):
+        if match := _COLLECTIVE.fullmatch(event.name()):
+            name = match[1] or match[2]
             calls, sent = found.get(name, Collective(0, 0))
             found[name] = Collective(calls + 1, sent + _input_bytes(event))
-    return found
+    return {name: seen for name, seen in found.items() if name not in map(_UNDERNEATH.get, found)}
 
 
 def _input_bytes(event: Any) -> int:
@@ -74,7 +77,11 @@ def _profiled(session: Session, *, shapes: bool = False) -> Any:
         activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu, record_shapes=shapes
     )
 
-    def stop(*_: Any) -> None:
+    def stop(_module: Any, _inputs: Any, output: Any) -> None:
+        for tensor in output:
+            # Ranks gather the result without waiting; a collective that outlives the profiler is a crash.
+            if hasattr(tensor, "trigger_wait"):
+                tensor.trigger_wait()
         if on_gpu:
             torch.cuda.synchronize()
         profiler.stop()

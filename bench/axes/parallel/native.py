@@ -34,7 +34,7 @@ def share_features(session: Session, ranks: int) -> None:
 def share_tokens(session: Session, *, ulysses: int = 1, ring: int = 1) -> None:
     from diffusers import ContextParallelConfig
 
-    config = ContextParallelConfig(ulysses_degree=ulysses, ring_degree=ring)
+    config: Any = ContextParallelConfig(ulysses_degree=ulysses, ring_degree=ring)
     with on_cpu.parallelism(session.device):
         session.pipe.transformer.enable_parallelism(config=config)
     controlnet: Any = getattr(session.pipe, "controlnet", None)

@@ -26,10 +26,10 @@ def parallelism(device: str) -> Iterator[None]:
     from diffusers.hooks import tensor_parallel
     from diffusers.models import attention_dispatch
 
-    attention_dispatch._native_flash_attention_forward_op = _flash_attention
+    attention_dispatch._native_flash_attention_forward_op = _flash_attention  # type: ignore[assignment]
     devices = (*tensor_parallel._SUPPORTED_TP_DEVICES, "cpu")
     with (
-        mock.patch.object(torch.accelerator, "device_count", lambda: 1),
+        mock.patch.object(torch.accelerator, "device_count", return_value=1),
         mock.patch.object(tensor_parallel, "_SUPPORTED_TP_DEVICES", devices),
     ):
         yield
