@@ -1,5 +1,8 @@
 """vae: how latents become pixels.
 
+``parallel`` is DistVAE's: each rank decodes a band of the image's rows, and neighbours exchange the rows that
+their convolutions reach over to. What comes before the upsampling (the global attention) runs on every rank.
+
 Three traps of diffusers decide what ``apply`` must do:
 
 * tiling starts only where the latents are *larger* than ``tile_latent_min_size``, which comes from the VAE's
@@ -18,7 +21,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from bench.axes.option import Evidence, NotApplied, Option, Session
+from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
+from bench.axes.parallel import group
 
 
 def _downsampling(vae: Any) -> int:
@@ -102,8 +106,51 @@ def _verify_sliced(session: Session) -> Evidence:
     return {"slices_of_two_images": len(shapes), "changes_requests_from_images": 2}
 
 
+DISTVAE = "distvae==0.1.0"
+
+
+def _apply_parallel(session: Session) -> None:
+    label = f"{session.row.label}: vae parallel"
+    if group.world_size() == 1:
+        raise Unavailable(
+            f"{label} needs several ranks; `fluxbench bench {session.row.row}` starts those of the row"
+        )
+    try:
+        from distvae.vae.parallel import parallelize_decoder
+    except ImportError as error:
+        raise Unavailable(
+            f"{label} needs DistVAE ({error}); pip install {DISTVAE}, or run the row in image xdit"
+        ) from error
+    _apply("full", session)
+    parallelize_decoder(session.pipe.vae, None)
+
+
+def _verify_parallel(session: Session) -> Evidence:
+    """All ranks count the rows of latents that each of them upsampled, and judge alike."""
+    vae = session.pipe.vae
+    rows: list[int] = []
+    patch = getattr(vae.decoder, "patch", None)
+    if patch is not None:
+        handle = patch.register_forward_hook(lambda _module, _inputs, band: rows.append(band.shape[-2]))
+        session.run(steps=1)
+        handle.remove()
+    by_rank = [sum(each) for each in group.of_all_ranks(rows)]
+    whole = session.row.size // _downsampling(vae)
+    if sum(by_rank) != whole or not all(by_rank):
+        raise NotApplied(f"vae parallel: the ranks decoded {by_rank} rows of latents, of {whole}")
+    return {"rows_of_latents_by_rank": by_rank, "by": DISTVAE}
+
+
 OPTIONS = (
     Option("full", "Full VAE decode", verify=_verify_full, apply=partial(_apply, "full")),
     Option("tiled", "TiledVAE", verify=_verify_tiled, apply=partial(_apply, "tiled")),
     Option("sliced", "SlicedVAE", verify=_verify_sliced, apply=partial(_apply, "sliced")),
+    Option(
+        "parallel",
+        "ParallelVAE (DistVAE)",
+        verify=_verify_parallel,
+        apply=_apply_parallel,
+        images=frozenset({"cpu", "xdit"}),
+        exact=True,
+    ),
 )
