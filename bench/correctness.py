@@ -11,15 +11,23 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from pydantic import Field
+
 from bench import tiny, tryout
 from bench.axes import AXES
 from bench.axes.option import Option
+from bench.axes.parallel import ranks_of
 from bench.matrix import PLAIN, Row
 from bench.record import Strict
 from bench.rules import refusals
 
 ROUNDING = 1e-4
 """Of float32 over a whole request: thousands of sums in another order."""
+EQUAL = 1e-5
+"""Between one process and several ranks, in float32: only sums over ranks have another order."""
+
+Case = tuple[str, str, Row]
+"""(axis, option, row)"""
 
 
 class Compared(Strict):
@@ -30,6 +38,9 @@ class Compared(Strict):
     task: str
     control: str
     precision: str
+    beside: dict[str, str] = Field(default_factory=dict)
+    """What else of its stack is not plain: axis -> option."""
+    ranks: int = 1
     ended: tryout.Ended
     reason: str = ""
     error: float | None = None
@@ -42,7 +53,7 @@ def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row
     """(axis, option, plain stack with that option alone), in the first precision that no rule refuses."""
     for axis, options in AXES.items():
         for option in options:
-            if axis != "precision" and option == PLAIN[axis]:
+            if needs_ranks(axis, option) or (axis != "precision" and option == PLAIN[axis]):
                 continue
             asked = (option,) if axis == "precision" else ("fp32", "bf16")
             stacks = [{"precision": precision, **PLAIN, axis: option} for precision in asked]
@@ -51,20 +62,27 @@ def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row
 
 
 def compare(axis: str, option: str, row: Row) -> Compared:
-    tolerance = tolerance_of(AXES[axis][option], axis, row.precision)
     errors: list[float] = []
     ended: tryout.Ended
     if refused := refusals(row):
         ended, reason = "refused", f"{refused[0].name}: {refused[0].reason}"
     else:
         ended, reason = tryout.attempt(lambda: errors.append(_error(axis, row)))
-    error = errors[0] if errors else None
+    return compared((axis, option, row), ended, reason, errors[0] if errors else None)
+
+
+def compared(case: Case, ended: tryout.Ended, reason: str = "", error: float | None = None) -> Compared:
+    """The verdict; ``error``: None where there is nothing to judge."""
+    axis, option, row = case
+    tolerance = tolerance_of(AXES[axis][option], axis, row.precision)
     return Compared(
         axis=axis,
         option=option,
         task=row.task,
         control=row.control,
         precision=row.precision,
+        beside=beside(axis, row),
+        ranks=ranks_of(row),
         ended=ended,
         reason=reason,
         error=error,
@@ -73,9 +91,23 @@ def compare(axis: str, option: str, row: Row) -> Compared:
     )
 
 
+def beside(axis: str, row: Row) -> dict[str, str]:
+    return {
+        other: option
+        for other, option in row.stack.items()
+        if other != axis and option != PLAIN.get(other, row.precision)
+    }
+
+
 def tolerance_of(option: Option, axis: str, precision: str) -> float:
     exact = option.exact and precision == "fp32" and axis != "precision"
-    return ROUNDING if exact else option.latent_tolerance
+    rounding = EQUAL if needs_ranks(axis, option.id) else ROUNDING
+    return rounding if exact else option.latent_tolerance
+
+
+def needs_ranks(axis: str, option: str) -> bool:
+    """Whether one process cannot try it: ``bench.equality`` does."""
+    return (axis == "parallel" and option != PLAIN[axis]) or (axis, option) == ("vae", "parallel")
 
 
 def _error(axis: str, row: Row) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.axes.parallel.degrees import SHAPES, Degrees, degrees_of
 from bench.images import image_of
 from bench.matrix import PLAIN, Row
 
@@ -26,6 +27,15 @@ WHOLE_MODEL = frozenset({"inductor-max", "tensorrt"})
 """Compilations that make one graph of the transformer's forward."""
 
 INDUCTOR = frozenset({"inductor", "inductor-max"})
+
+WITH_LSE = frozenset({"cudnn", "native-flash"})
+"""Attentions whose log-sum-exp lets parts of a softmax be put together, as ring needs it."""
+
+SHARDED_BY_FSDP = frozenset({"none", "bnb-nf4", "bnb-fp4"})
+"""Quantisations whose packed weights FSDP2 can cut anywhere: their scales lie elsewhere, whole."""
+
+OF_ONE_GPU = frozenset({"flash2", "flash3", "sage1", "sage2"})
+"""Attentions that are one operator of ours to diffusers, which takes no parallel config."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,79 @@ def _attention_inside_tensorrt(row: Row, _: str | None) -> str | None:
     return f"TensorRT computes attention with kernels of its own, so {row.attention} would not run: use sdpa"
 
 
+def _ranks_of_hardware(row: Row, _: str | None) -> str | None:
+    degrees = degrees_of(row.parallel)
+    if row.gpu is None or (degrees is None and row.parallel != "replicas"):
+        return None
+    if degrees is None:
+        needed, has = "several GPUs", row.gpu_count > 1
+    else:
+        needed, has = f"{degrees.ranks} GPUs", row.gpu_count == degrees.ranks
+    return None if has else f"{row.parallel} works on {needed}, and {row.hardware} is {row.gpu_count}"
+
+
+def _uneven_shares(row: Row, _: str | None) -> str | None:
+    degrees, shape = degrees_of(row.parallel), SHAPES[row.model]
+    if degrees is None:
+        return None
+    if shape.heads % degrees.heads:
+        return f"{degrees.heads} ranks do not divide the {shape.heads} attention heads of {row.model}"
+    for kind, tokens in shape.tokens(row.size).items():
+        if tokens % degrees.tokens:
+            return f"{degrees.tokens} ranks do not divide the {tokens} {kind} tokens of a {row.size} image"
+    return None
+
+
+def _native(row: Row) -> Degrees | None:
+    """The degrees of a method of diffusers' (or FSDP2's); None where there is none."""
+    degrees = degrees_of(row.parallel)
+    return None if degrees is None or degrees.xdit else degrees
+
+
+def _attention_of_shared_tokens(row: Row, _: str | None) -> str | None:
+    degrees = _native(row)
+    if degrees is None or degrees.tokens == 1:
+        return None
+    if row.attention in OF_ONE_GPU:
+        return f"attention {row.attention} is called as a kernel of one GPU: use cudnn or native-flash"
+    if degrees.ring > 1 and row.attention not in WITH_LSE:
+        return (
+            f"ring puts parts of a softmax together by their log-sum-exp, which attention {row.attention}"
+            " does not return: use cudnn or native-flash"
+        )
+    return None
+
+
+def _shards_of_quantised(row: Row, _: str | None) -> str | None:
+    degrees = _native(row)
+    if degrees is None or (degrees.tp == 1 and degrees.fsdp == 1):
+        return None
+    axes = ("quantization", "text_encoder") if degrees.fsdp > 1 else ("quantization",)
+    whole = SHARDED_BY_FSDP if degrees.fsdp > 1 else {PLAIN["quantization"]}
+    packed = [f"{axis} {row.stack[axis]}" for axis in axes if row.stack[axis] not in whole]
+    if not packed:
+        return None
+    return (
+        f"{row.parallel} shares out weights by rows or columns, and {' and '.join(packed)} packs them with"
+        " their scales: use ulysses or ring, which leave weights whole"
+    )
+
+
+def _tensorrt_of_ranks(row: Row, _: str | None) -> str | None:
+    if row.compilation != "tensorrt" or degrees_of(row.parallel) is None:
+        return None
+    return "a TensorRT engine holds no collective of torch's: use compilation inductor"
+
+
+def _parallel_vae_alone(row: Row, _: str | None) -> str | None:
+    if row.vae != "parallel" or degrees_of(row.parallel) is not None:
+        return None
+    return (
+        f"vae parallel needs ranks that share each request, and parallel {row.parallel} has none: add it to"
+        " ulyssesN, ringN, tpN or fsdpN"
+    )
+
+
 def _no_image(row: Row, _: str | None) -> str | None:
     return None if image_of(row) else "no container image holds every option of the stack"
 
@@ -173,6 +256,35 @@ RULES: tuple[Rule, ...] = (
         source="torch_tensorrt 2.11.0, dynamo/conversion/aten_ops_converters.py,"
         " aten.scaled_dot_product_attention",
     ),
+    Rule("ranks-of-hardware", _ranks_of_hardware, source="DESIGN.md: the degree is in the option's name"),
+    Rule(
+        "uneven-shares",
+        _uneven_shares,
+        source="diffusers 0.42.1, hooks/context_parallel.py, EquipartitionSharder.shard;"
+        " hooks/tensor_parallel.py, _check_tp_supported",
+    ),
+    Rule(
+        "attention-of-shared-tokens",
+        _attention_of_shared_tokens,
+        source="dispatch_to() in bench/axes/attention/packages.py; diffusers 0.42.1,"
+        " models/attention_dispatch.py, 'Native attention does not support return_lse=True'",
+    ),
+    Rule(
+        "shards-of-quantised-weights",
+        _shards_of_quantised,
+        source="diffusers 0.42.1, hooks/tensor_parallel.py, 'parameters are packed into a quantizer-specific"
+        " layout'; on the tiny model FSDP2 refused or lost each of them",
+    ),
+    Rule(
+        "tensorrt-of-ranks",
+        _tensorrt_of_ranks,
+        source="torch_tensorrt 2.11.0, dynamo/conversion/aten_ops_converters.py: no _c10d_functional",
+    ),
+    Rule(
+        "parallel-vae-alone",
+        _parallel_vae_alone,
+        source="_apply_parallel() in bench/axes/vae.py",
+    ),
     Rule("no-image", _no_image, source="images of the options' declarations in bench/axes/"),
     Rule(
         "threshold-cache-on-random-weights",
@@ -212,6 +324,22 @@ FLAGS: tuple[Flag, ...] = (
         ),
         detail="TorchAO's dynamic quantisation is meant to be compiled: without, 120 s an image on an H100",
         source="FACTS.md section 7",
+    ),
+    Flag(
+        "eager-ranks",
+        lambda row: (
+            row.gpu is not None
+            and row.compilation == PLAIN["compilation"]
+            and degrees_of(row.parallel) is not None
+        ),
+        detail="eager ranks are bound by launches: Ulysses took 6.0 s on two H200s where one took 4.97",
+        source="FACTS.md section 1",
+    ),
+    Flag(
+        "idle-gpus",
+        lambda row: row.gpu_count > 1 and row.parallel == PLAIN["parallel"],
+        detail="only one of the hardware's GPUs works",
+        source="DESIGN.md: single-GPU stacks stand under x1 and cpu only",
     ),
     Flag(
         "int4-at-many-tokens",

@@ -5,6 +5,7 @@
     unavailable   this machine lacks what an option needs
     not_applied   an option left no evidence
     error         anything else
+    timeout       ranks that waited for one another (``bench.equality``)
 
 A row has a fresh process to itself; stacks that share one must find it as a fresh one is, so what options
 change in torch is put back in between.
@@ -30,7 +31,7 @@ from bench.rules import refusals
 STEPS = 8
 """Enough for a cache to skip one."""
 
-Ended = Literal["refused", "constructed", "unavailable", "not_applied", "error"]
+Ended = Literal["refused", "constructed", "unavailable", "not_applied", "error", "timeout"]
 
 
 class Tried(Strict):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bench import correctness, identity, tryout
 from bench.axes import AXES
-from bench.correctness import Compared
+from bench.correctness import Case, Compared, beside, needs_ranks
 from bench.covering import Axes, Stack, covering, singles
 from bench.listing import stack_text
 from bench.matrix import BASELINE, CONTROLS, REFERENCE, TASKS, Row
@@ -20,16 +20,13 @@ from bench.record import Strict, write_atomically
 from bench.rules import refusals
 from bench.tryout import Tried
 
-Case = tuple[str, str, Row]
-"""(axis, option, row)"""
-
 
 def axes(hardware: str) -> Axes:
     """The plain option first on every axis. Of precision that is bf16 on a GPU and fp32 on a CPU, where half
-    precision takes ten times as long."""
+    precision takes ten times as long. What needs several ranks is left out."""
     plain = BASELINE if hardware == "cpu" else REFERENCE
     return {
-        axis: (plain[axis], *(option for option in options if option != plain[axis]))
+        axis: (plain[axis], *(o for o in options if o != plain[axis] and not needs_ranks(axis, o)))
         for axis, options in AXES.items()
     }
 
@@ -108,21 +105,21 @@ class Correct(Report):
 
     def holds(self, case: Case) -> bool:
         axis, option, row = case
-        wanted = (axis, option, row.task, row.control)
-        return any((c.axis, c.option, c.task, c.control) == wanted for c in self.compared)
+        wanted = (axis, option, row.task, row.control, beside(axis, row))
+        return any((c.axis, c.option, c.task, c.control, c.beside) == wanted for c in self.compared)
 
     def add(self, compared: Compared) -> str:
         self.compared.append(compared)
-        name = (
-            f"{compared.axis} {compared.option} on {compared.task}+{compared.control}, {compared.precision}"
-        )
+        with_ = "".join(f" with {option}" for option in compared.beside.values())
+        case = f"{compared.task}+{compared.control}, {compared.precision}"
+        name = f"{compared.axis} {compared.option}{with_} on {case}"
         if compared.error is None:
             return f"{name}: {compared.ended} {compared.reason}"
         verdict = "held" if compared.held else "NOT HELD"
         return f"{name}: error {compared.error:.2e}, tolerance {compared.tolerance:g}: {verdict}"
 
     def failures(self) -> list[Compared]:
-        return [c for c in self.compared if c.held is False or c.ended in {"error", "not_applied"}]
+        return [c for c in self.compared if c.held is False or c.ended in {"error", "not_applied", "timeout"}]
 
     def summary(self) -> str:
         held = sum(c.held is True for c in self.compared)

@@ -63,20 +63,63 @@ def construct(
 @click.command()
 @_hardware
 @click.option("--extended", is_flag=True, help="All twelve use cases instead of the six of tier core.")
+@click.option(
+    "--ranks",
+    type=click.IntRange(min=2),
+    help="Compare the methods of so many ranks with one process instead, with and without a cache.",
+)
+@click.option(
+    "--case-seconds",
+    default=120.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="With --ranks: when a case is given up. A failed rank leaves the others waiting for ever.",
+)
 @_limit
 @_out
-def correctness(hardware: str, extended: bool, limit_seconds: float | None, out: Path | None) -> None:
+def correctness(
+    hardware: str,
+    extended: bool,
+    ranks: int | None,
+    case_seconds: float,
+    limit_seconds: float | None,
+    out: Path | None,
+) -> None:
     """Compare each option's latents with the plain stack's, on every use case of the tiny model.
 
-    Exit code 1 when one is outside its tolerance or ended in an error.
+    Exit code 1 when one is outside its tolerance or ended in an error. With --ranks and --out a table in
+    Markdown stands beside the JSON.
     """
     from bench import correctness as compared
     from bench import tryout_report as report
 
     _prepare(hardware)
     found = report.Correct.read(out, hardware)
+    if ranks is not None:
+        _equality(hardware, ranks, case_seconds, limit_seconds, found, out)
+        return
     cases = [case for case in report.cases(hardware, extended=extended) if not found.holds(case)]
     _go_on(cases, lambda case: found.add(compared.compare(*case)), limit_seconds, found, out)
+
+
+def _equality(
+    hardware: str,
+    ranks: int,
+    case_seconds: float,
+    limit_seconds: float | None,
+    found: Any,
+    out: Path | None,
+) -> None:
+    from bench import equality
+
+    cases = [case for case in equality.cases(hardware, ranks) if not found.holds(case)]
+    answers = equality.compare(cases, ranks, case_seconds)
+    try:
+        _go_on(cases, lambda _case: found.add(next(answers)), limit_seconds, found, out)
+    finally:
+        answers.close()
+        if out is not None:
+            out.with_suffix(".md").write_text(equality.table(found.compared))
 
 
 def _prepare(hardware: str) -> None:

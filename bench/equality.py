@@ -1,0 +1,162 @@
+"""Does a method of several ranks give the picture of one process? Every method, on every core use case, with
+and without a cache, on the tiny model.
+
+``compare`` starts the ranks once and lets them work through the cases one by one (``bench.equality_ranks``);
+start-up is ten seconds a process. A rank that fails leaves the others waiting for ever, so a case that brings
+no result in its time ends that start, is recorded, and the rest get new ranks.
+
+    cases ->  [ ranks: case, case, case, (hangs or dies) ]  ->  [ new ranks: the rest ]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from bench import correctness, tiny, tryout
+from bench.axes import AXES
+from bench.axes.parallel.degrees import Degrees, degrees_of
+from bench.correctness import Case, Compared, needs_ranks
+from bench.matrix import BASELINE, TASKS
+from bench.rules import refusals
+
+CACHES = ("none", "fbcache-0.2", "teacache-0.25")
+"""Both probes; of both, 28 steps of Tiny FLUX skip some."""
+START_SECONDS = 120.0
+"""Imports of every rank, on few cores."""
+ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "not_applied"}
+"""What a rank raised -> how the case ended."""
+
+
+def cases(hardware: str, ranks: int) -> Iterator[Case]:
+    """Each method of so many ranks, then the parallel VAE on top of Ulysses."""
+    methods = {id: degrees for id in AXES["parallel"] if (degrees := degrees_of(id))}
+    for id, degrees in methods.items():
+        if degrees.ranks == ranks:
+            for cache in CACHES if not degrees.xdit else CACHES[:1]:
+                yield from _of_use_cases(hardware, "parallel", _stack(id, degrees) | {"cache": cache})
+    yield from _of_use_cases(hardware, "vae", {"parallel": f"ulysses{ranks}", "vae": "parallel"})
+
+
+def _stack(option: str, degrees: Degrees) -> dict[str, str]:
+    ring = degrees.ring > 1 and not degrees.xdit
+    return {"parallel": option, "attention": "native-flash" if ring else "sdpa"}
+
+
+def _of_use_cases(hardware: str, axis: str, changes: dict[str, str]) -> Iterator[Case]:
+    for task in TASKS:
+        for control in ("none", "canny"):
+            stacks = [{**BASELINE, **changes, "precision": precision} for precision in ("fp32", "bf16")]
+            rows = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
+            yield axis, changes[axis], next((row for row in rows if not refusals(row)), rows[-1])
+
+
+def compare(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Generator[Compared, None, None]:
+    """One answer a case; those that a rule refuses need no ranks."""
+    waiting = list(cases)
+    while waiting:
+        if refused := refusals(waiting[0][2]):
+            reason = f"{refused[0].name}: {refused[0].reason}"
+            yield correctness.compared(waiting.pop(0), "refused", reason)
+            continue
+        together = [case for case in waiting if not refusals(case[2])]
+        for found in _started_once(together, ranks, seconds_a_case):
+            case = together.pop(0)
+            waiting.remove(case)
+            yield found
+
+
+def _started_once(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Iterator[Compared]:
+    """Answers until the ranks are through, or one of them is lost: then that case's answer is the last."""
+    with tempfile.TemporaryDirectory(prefix="fluxbench-equality-") as folder:
+        asked, log = Path(folder, "cases.json"), Path(folder, "log.txt")
+        asked.write_text(json.dumps([[axis, row.model_dump(mode="json")] for axis, _, row in cases]))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        with log.open("wb") as output:
+            torchrun = subprocess.Popen(
+                [*command, "-m", "bench.equality_ranks", str(asked), folder], stdout=output, stderr=output
+            )
+        try:
+            yield from _answers(torchrun, cases, Path(folder), seconds_a_case)
+        finally:
+            end_tree(torchrun)
+
+
+def _answers(
+    torchrun: subprocess.Popen[bytes], cases: Sequence[Case], folder: Path, seconds_a_case: float
+) -> Iterator[Compared]:
+    deadline = time.monotonic() + START_SECONDS + seconds_a_case
+    for number, case in enumerate(cases):
+        answer = folder / f"{number}.json"
+        while not answer.exists():
+            ended = torchrun.poll() is not None
+            if (ended or time.monotonic() > deadline) and not answer.exists():
+                yield _lost(case, folder, None if ended else seconds_a_case)
+                return
+            time.sleep(0.1)
+        yield Compared.model_validate_json(answer.read_bytes())
+        deadline = time.monotonic() + seconds_a_case
+
+
+def _lost(case: Case, folder: Path, waited_seconds: float | None) -> Compared:
+    """In the words of the ranks that failed; without any, the end of what all of them printed."""
+    failed = [path.read_text() for path in sorted(folder.glob("rank*.txt"))]
+    log = " ".join((folder / "log.txt").read_text(errors="replace").split())[-300:]
+    reason = " | ".join(failed) or log
+    if waited_seconds is not None:
+        return correctness.compared(case, "timeout", f"no answer in {waited_seconds:g} s; {reason}")
+    verdicts = {ENDED[kind] for text in failed if (kind := text.split(": ")[1]) in ENDED}
+    return correctness.compared(case, verdicts.pop() if len(verdicts) == 1 else "error", reason)
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and all that came of it."""
+    try:
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        tree = []
+    for each in tree:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+def table(compared: Sequence[Compared]) -> str:
+    """Markdown: a line a method and what stands beside it, a column a use case; below, why a cell has no
+    error."""
+    lines = [c for c in compared if needs_ranks(c.axis, c.option)]
+    columns = list(dict.fromkeys(_use_case(c) for c in lines))
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for c in lines:
+        rows.setdefault(_name(c), {})[_use_case(c)] = _cell(c)
+    head = ["ranks", "method", "with", "dtype", *columns]
+    written = [[*name, *(cells.get(column, "") for column in columns)] for name, cells in rows.items()]
+    parts = [head, ["---"] * len(head), *written]
+    reasons = sorted(
+        {f"- {c.option}, {_use_case(c)}: {c.ended}: {c.reason}" for c in lines if c.error is None}
+    )
+    return "\n".join([*(f"| {' | '.join(part)} |" for part in parts), "", *reasons]).rstrip() + "\n"
+
+
+def _name(c: Compared) -> tuple[str, ...]:
+    option = f"vae {c.option}" if c.axis == "vae" else c.option
+    return str(c.ranks), option, ", ".join(c.beside.values()) or "-", c.precision
+
+
+def _use_case(c: Compared) -> str:
+    return c.task if c.control == "none" else f"{c.task}+{c.control}"
+
+
+def _cell(c: Compared) -> str:
+    if c.error is None:
+        return c.ended
+    return f"{c.error:.1e}" if c.held else f"**{c.error:.1e}** (over {c.tolerance:g})"
