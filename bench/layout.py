@@ -4,6 +4,7 @@
     results/multi_gpu/<n>gpu/<gpu>/row-0042/<weights>/<attempt>/...
     results/cpu/row-0042/<weights>/<attempt>/...
     results/analysis/{charts,summaries}/
+    results/hosts/<GPUs>/packing.json
 
 The plan's tree has no place for rows without a GPU; ``cpu/`` is that place.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def root_of(path: Path) -> Path:
     """The results tree that a path inside it belongs to; the path itself where it is none of its parts."""
     tops = {"cpu", "single_gpu", "multi_gpu"}
     return next((folder.parent for folder in (path, *path.parents) if folder.name in tops), path)
+
+
+def packing_path(results: Path, gpu_uuids: Iterable[str]) -> Path:
+    """What it costs to run a row on each of these GPUs at once."""
+    name = hashlib.sha256("+".join(sorted(gpu_uuids)).encode()).hexdigest()[:16]
+    return results / "hosts" / name / "packing.json"
 
 
 def analysis_dir(results: Path) -> Path:

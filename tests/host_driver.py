@@ -43,6 +43,7 @@ def main() -> int:
         cells=tuple((users, images) for users, images in asked["cells"]),
         timeout_seconds=asked.get("timeout_seconds"),
         grace_seconds=asked.get("grace_seconds", 2.0),
+        pack=asked.get("pack", False),
     )
     gpus = [
         Gpu(index, "NVIDIA H100 80GB HBM3", f"GPU-{index}", int(85e9))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +215,51 @@ def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path:
     ]
     gpus = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-a", int(85e9))]
     settings = Settings(tmp_path, "synthetic", config.QUICK, ((1, 1),))
-    text = "\n".join(plan_lines(make_plan(rows, Wanting(settings, gpus)), config.QUICK, every_row=True))
+    text = "\n".join(plan_lines(make_plan(rows, Wanting(settings, gpus)), settings, gpus, every_row=True))
     assert "4 rows chosen, 1 to run (quick): about " in text
     assert "GPU-hours" in text
     assert "1. row 1 (bf16 on h100x1, txt2img) 1x1: about" in text
     assert "do not fit this machine: rows 2-3: it wants 1 x a100 of at least 75 GB" in text
     assert "unsupported: row 4: gpu-option-on-cpu" in text
+
+
+def test_a_price_and_a_time_limit_are_said_before_anything_runs(tmp_path: Path) -> None:
+    rows = [fake_row(row=str(n), hardware="h100x1", steps=n) for n in range(1, 9)]
+    gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(4)]
+    alone = Settings(tmp_path, "synthetic", config.STANDARD, ((1, 1),), price_per_gpu_hour=2.5)
+    plan = make_plan(rows, Wanting(alone, gpus))
+    seconds = sum(plan.seconds(item, config.STANDARD) for item in plan.to_run)
+    text = "\n".join(plan_lines(plan, alone, gpus, every_row=False))
+    assert f"at 2.5 a GPU-hour: about {seconds / 3600 * 2.5:.2f} for the GPUs that work, " in text
+    assert f"{seconds / 3600 * 4 * 2.5:.2f} for all 4 of this machine" in text
+    assert "side by side" not in text, "finalists run alone"
+    shorter = replace(alone, budget=config.QUICK, max_hours=0.03, price_per_gpu_hour=None)
+    text = "\n".join(plan_lines(make_plan(rows, Wanting(shorter, gpus)), shorter, gpus, every_row=False))
+    assert "rows of one GPU run side by side, 4 at once" in text
+    fit = re.search(r"--max-hours 0.03: about (\d) of 8 rows fit", text)
+    assert fit is not None
+    assert 0 < int(fit[1]) < 8
+    assert "a GPU-hour:" not in text
+
+
+def test_a_preempted_campaign_goes_on_elsewhere_and_finished_rows_stay_done_but_the_reference() -> None:
+    """On the same model of GPU, if asked to: what was finished there counts, what was broken off does not."""
+    row = fake_row(hardware="h100x1", vae="tiled")
+    there = fake_result(row, fingerprint=CODE_NOW, budget="quick", n=13)
+    assert there.environment is not None
+    name = there.environment.gpus[0].name
+    new_host = {"row": row, "host_ids": frozenset({"GPU-new"})}
+    assert ask(there, **new_host).action is Action.RUN
+    elsewhere = ask(there, gpu_names=frozenset({name}), **new_host)
+    assert elsewhere.action is Action.DONE
+    assert there.environment.host_id in elsewhere.reason
+    assert ask(there, gpu_names=frozenset({"NVIDIA H100 PCIe"}), **new_host).action is Action.RUN
+    part = there.model_copy(update={"cells": there.cells[:1], "status": Status(code=Code.INTERRUPTED)})
+    assert ask(part, gpu_names=frozenset({name}), **new_host).cells == CELLS, "cells of two hosts do not mix"
+    reference = fake_row(hardware="h100x1")
+    done = fake_result(reference, fingerprint=CODE_NOW, budget="quick", n=13)
+    again = {"row": reference, "host_ids": frozenset({"GPU-new"})}
+    assert ask(done, gpu_names=frozenset({name}), **again).action is Action.RUN
 
 
 def test_rows_are_named_in_runs() -> None:
@@ -244,6 +285,6 @@ def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path
     settings = Settings(tmp_path, "synthetic", config.QUICK, CELLS)
     begun = time.process_time()  # of a machine that others use as well
     plan = make_plan(rows, Wanting(settings, []))
-    plan_lines(plan, config.QUICK, every_row=True)
+    plan_lines(plan, settings, [], every_row=True)
     assert time.process_time() - begun < 2
     assert len(plan.decisions) == 3000

@@ -82,6 +82,12 @@ CAMPAIGN_OPTIONS = (
         help="With docker: pull missing images from here before building them.",
     ),
     click.option(
+        "--price-per-gpu-hour",
+        type=click.FloatRange(min=0),
+        metavar="PRICE",
+        help="Say what the GPU-hours cost, before and after.",
+    ),
+    click.option(
         "--dry-run",
         is_flag=True,
         help="Say what would run, in which order and how long, for one row its command too; run nothing.",
@@ -111,6 +117,9 @@ def run_campaign(
     max_hours: float | None = None,
     retry: bool = False,
     again: bool = False,
+    pack: bool = True,
+    elsewhere: bool = False,
+    price_per_gpu_hour: float | None = None,
 ) -> None:
     """Runs rows here and exits with the campaign's code."""
     from rich.console import Console
@@ -134,6 +143,9 @@ def run_campaign(
         max_hours=max_hours,
         retry=retry,
         again=again,
+        pack=pack,
+        elsewhere=elsewhere,
+        price_per_gpu_hour=price_per_gpu_hour,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
@@ -156,10 +168,22 @@ def run_campaign(
     "--max-hours", type=click.FloatRange(min=0, min_open=True), help="Start no row that ends later."
 )
 @click.option(
+    "--pack/--no-pack",
+    default=True,
+    show_default=True,
+    help="Run rows of one GPU side by side, one per GPU, within the budgets probe and quick.",
+)
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="Count what another machine with the same model of GPU has done as done: goes on with a campaign "
+    "that was preempted there and whose results were brought along (`make sync`).",
+)
+@click.option(
     "--retry", is_flag=True, help="Also run again what failed in a way that would repeat (oom, ...)."
 )
 def fan_out_command(matrix_path: Path, where: str, tier: str, **asked: Any) -> None:
-    """Run rows one after another on this machine, most valuable first, each in a fresh process.
+    """Run rows on this machine, most valuable first, each in a fresh process.
 
     What is done here already is skipped and said so; Ctrl-C keeps every finished cell, and the same command
     goes on from there. Exits 1 when a row failed.

@@ -2,7 +2,8 @@
 
     plan (what, in which order, how long) -> lease -> attempt, attempt, ... -> summary
 
-Whatever ends it, everything on disk is whole, and the same command goes on from there.
+Whatever ends it, everything on disk is whole, and the same command goes on from there. Where rows are packed
+one per GPU (``packing.py``), several campaigns work on one board at once, each with its own GPU.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import errno
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from threading import Lock
 
 from bench import layout, record
-from bench.host import attempt, leases
+from bench.host import attempt, leases, packing
 from bench.host.estimate import gpu_hours, timeout_seconds
 from bench.host.fanout import Plan, Wanting
 from bench.host.gpus import Gpu
 from bench.host.leases import Lease
 from bench.host.local import Executor
 from bench.host.outcome import Outcome, Summary
+from bench.host.packing import Group
 from bench.host.plan import Action, Decision
 from bench.host.progress import AttemptWatch, Display, Look, clock
 from bench.host.references import References
 from bench.host.supervise import Stop, supervise
 from bench.matrix import Row
-from bench.record import Code, Environment, Status
+from bench.record import Environment
 
 FREE_DISK_BYTES = 50_000_000
 """Least free space under results/ with which an attempt starts: its images, latents and log."""
@@ -38,8 +42,36 @@ WHENEVER_ASKED = frozenset(code for code, limit in record.RETRIES.items() if lim
 FREE_SPACE = "free space and run the same command again"
 
 
+@dataclass
+class Board:
+    """What is left to do and what became of the rest. Several lanes may share it."""
+
+    queue: deque[Decision] = field(default_factory=deque)
+    summary: Summary = field(default_factory=Summary)
+    rescheduled: set[str] = field(default_factory=set)
+    """Rows that ran once more because references disagreed."""
+    begun: float = field(default_factory=time.monotonic)
+    groups: set[Group] = field(default_factory=set)
+    """Use cases that some lane has begun."""
+    lock: Lock = field(default_factory=Lock)
+
+    def fill(self, decisions: Iterable[Decision], *, again: bool) -> None:
+        """``again``: every process that the budget asks for at once; else the later ones are decided on when
+        the first has ended."""
+        self.queue.extend(item for item in decisions for _ in range(item.attempts if again else 1))
+
+
+@dataclass
+class Lane:
+    """One GPU of several that work side by side."""
+
+    name: str
+    groups: set[Group] = field(default_factory=set)
+    """Use cases whose reference this GPU has run."""
+
+
 class Campaign:
-    """Runs a plan on leased hardware, and remembers what became of it."""
+    """Runs what is on its board on leased hardware. Without a board: the whole plan."""
 
     def __init__(
         self,
@@ -49,6 +81,8 @@ class Campaign:
         lease: Lease,
         display: Display,
         stop: Stop,
+        board: Board | None = None,
+        lane: Lane | None = None,
     ) -> None:
         self.plan = plan
         self.wanting = wanting
@@ -58,48 +92,74 @@ class Campaign:
         self.environments = environments(wanting.gpus)
         self.display = display
         self.stop = stop
-        self.summary = Summary()
-        self.begun = time.monotonic()
         self.references = References(decision.row for decision in plan.decisions if _may_run(decision))
-        self.rescheduled: set[str] = set()
-        again = self.settings.again
-        self.queue = deque(item for item in plan.to_run for _ in range(item.attempts if again else 1))
+        if board is None:
+            board = Board()
+            board.fill(plan.to_run, again=self.settings.again)
+        self.board, self.queue, self.summary = board, board.queue, board.summary
+        self.lane = lane
 
     def run(self) -> Summary:
-        try:
-            for decision in self.plan.having(Action.UNSUPPORTED):
-                self._write_unsupported(decision)
-            self._run_queue()
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            advice = FREE_SPACE if full else "mend that and run the same command again"
-            self.summary.broke_off = f"{error}; {advice}"
+        while not self.summary.broke_off and (decision := self._next()) is not None:
+            self.run_one(decision)
         self.summary.stopped_by = self.stop.signal_number
         return self.summary
 
-    def _run_queue(self) -> None:
-        while (decision := self._next()) is not None:
-            free_bytes = shutil.disk_usage(self.settings.results).free
-            if free_bytes < FREE_DISK_BYTES:
-                self.summary.broke_off = (
-                    f"{free_bytes / 1e6:.0f} MB free under {self.settings.results}, and an attempt needs "
-                    f"{FREE_DISK_BYTES / 1e6:.0f}; {FREE_SPACE}"
-                )
-                return
-            if late := self._too_late(decision):
-                self._leave_out(decision.row, late)
-            else:
-                self._run_row(decision)
+    def run_one(self, decision: Decision) -> None:
+        """Nothing, where the campaign is being stopped. What ends it stands in the summary then."""
+        try:
+            if not self.stop.asked:
+                self._run_if_it_fits(decision)
+        except OSError as error:
+            self.summary.broke_off = broken_off_by(error)
+
+    def _run_if_it_fits(self, decision: Decision) -> None:
+        free_bytes = shutil.disk_usage(self.settings.results).free
+        if free_bytes < FREE_DISK_BYTES:
+            self.summary.broke_off = (
+                f"{free_bytes / 1e6:.0f} MB free under {self.settings.results}, and an attempt needs "
+                f"{FREE_DISK_BYTES / 1e6:.0f}; {FREE_SPACE}"
+            )
+        elif late := self._too_late(decision):
+            self._leave_out(decision.row, late)
+        else:
+            self._run_row(decision)
 
     def _next(self) -> Decision | None:
         """The next row, or the reference where it has to stand between; None at the end."""
         if self.stop.asked:
             return None
-        if not self.settings.again:
-            reference = self.references.due(self.queue[0].row if self.queue else None)
-            if reference is not None:
-                return reference
-        return self.queue.popleft() if self.queue else None
+        with self.board.lock:
+            if self.lane is None:
+                upcoming = self.queue[0] if self.queue else None
+            else:
+                upcoming = packing.pick(self.queue, self.lane.groups, self.board.groups)
+            if not self.settings.again:
+                reference = self.references.due(upcoming.row if upcoming else None)
+                if reference is not None:
+                    return reference
+            if upcoming is None:
+                return None
+            if self.lane is not None and (own := self._own_reference(upcoming.row, self.lane)) is not None:
+                return own
+            self.queue.remove(upcoming)
+            return upcoming
+
+    def _own_reference(self, upcoming: Row, lane: Lane) -> Decision | None:
+        """The reference of the row's use case, where this GPU has yet to run it; the row itself waits."""
+        group = packing.group_of(upcoming)
+        if group in lane.groups:
+            return None
+        lane.groups.add(group)
+        self.board.groups.add(group)
+        rows = (item.row for item in self.plan.decisions if item.row.hardware == upcoming.hardware)
+        alike = (row for row in rows if row.is_reference and packing.group_of(row) == group)
+        reference = next(alike, None)
+        if reference is None or reference.row == upcoming.row:
+            return None
+        decision = self.wanting.decide(reference, self.wanting.past(reference))
+        reason = "the reference of its use case on this GPU"
+        return replace(decision, reason=reason, repeated=True) if decision.action is Action.RUN else None
 
     def _run_row(self, decision: Decision) -> None:
         row = decision.row
@@ -129,8 +189,8 @@ class Campaign:
             self.display.note(suspect.line())
             place = next(i for i, each in enumerate(self.summary.outcomes) if each.path == suspect.path)
             self.summary.outcomes[place] = suspect
-            if suspect.row.row not in self.rescheduled:
-                self.rescheduled.add(suspect.row.row)
+            if suspect.row.row not in self.board.rescheduled:
+                self.board.rescheduled.add(suspect.row.row)
                 self.queue.append(Decision(suspect.row, Action.RUN, "suspect", suspect.asked))
 
     def _leave_out(self, row: Row, reason: str) -> None:
@@ -179,18 +239,6 @@ class Campaign:
         if decision.action is Action.RUN:
             self.queue.append(decision)
 
-    def _write_unsupported(self, decision: Decision) -> None:
-        """Once: the rule that says no is part of the row's results, like a number would be."""
-        row = decision.row
-        status = Status(code=Code.UNSUPPORTED, reason=decision.reason)
-        print_ = self.wanting.fingerprint(row)
-        past = self.wanting.past(row).results
-        if any(result.status == status and result.fingerprint == print_ for _, result in past):
-            return
-        job = self.wanting.job(decision)
-        started = attempt.first_result(job, self.wanting.ingredients(row), self.environments(()))
-        record.save(started.model_copy(update={"status": status}), job.attempt_dir)
-
     def _estimate(self, decision: Decision) -> float:
         return self.plan.estimates.seconds(decision.row, self.settings.budget.name, decision.cells)
 
@@ -198,7 +246,7 @@ class Campaign:
         """Why the row no longer fits into the campaign's time; a shorter one after it still may."""
         if self.settings.max_hours is None:
             return None
-        left = self.settings.max_hours * 3600 - (time.monotonic() - self.begun)
+        left = self.settings.max_hours * 3600 - (time.monotonic() - self.board.begun)
         expected = self._estimate(decision)
         if expected <= left:
             return None
@@ -209,6 +257,7 @@ class Campaign:
         used = sum(gpu_hours(outcome.row, outcome.seconds) for outcome in self.summary.outcomes)
         number = len(self.summary.outcomes) + 1
         return Look(
+            lane=self.lane.name if self.lane else "",
             label=row.label,
             number=number,
             total=number + len(self.queue),
@@ -221,8 +270,15 @@ class Campaign:
         )
 
     def _claim_name(self, row: Row) -> str:
+        """One a row; of the reference one a GPU, for each GPU has its own."""
         folder = layout.row_dir(self.settings.results, row) / self.settings.weights_of(row)
-        return f"row-{layout.place_id(folder)}"
+        gpus = self.wanting.gpus_of(row, self.lease.names) if row.is_reference else ()
+        return "-".join(["row", layout.place_id(folder), *gpus])
+
+
+def broken_off_by(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error}; {FREE_SPACE if full else 'mend that and run the same command again'}"
 
 
 def _may_run(decision: Decision) -> bool:

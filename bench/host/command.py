@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.host.campaign import Campaign
+from bench.host import course, packing
 from bench.host.fanout import Settings, Wanting, make_plan, take_leases
 from bench.host.gpus import Gpu, inventory
 from bench.host.local import Executor, LocalExecutor
@@ -37,7 +37,7 @@ def fan_out(
     executor = executor or LocalExecutor()
     wanting = Wanting(settings, gpus, executor)
     plan = make_plan(rows, wanting)
-    for line in plan_lines(plan, settings.budget, every_row=dry_run):
+    for line in plan_lines(plan, settings, gpus, every_row=dry_run):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if dry_run:
         if settings.again:  # one row, asked for by its id: what it would be, to be pasted into a shell
@@ -47,11 +47,15 @@ def fan_out(
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
     settings.results.mkdir(parents=True, exist_ok=True)
-    with take_leases(plan, gpus, wait_seconds) as lease, Stop() as stop, display(console) as shown:
-        campaign = Campaign(plan, wanting, executor, lease, shown, stop)
-        summary = campaign.run()
+    packed = [decision.row for kind in packing.packed(plan.to_run, settings) for decision in kind]
+    with (
+        take_leases(plan, gpus, wait_seconds, packed) as lease,
+        Stop() as stop,
+        display(console) as shown,
+    ):
+        summary = course.run(plan, wanting, executor, lease, shown, stop)
     if summary.outcomes:
         console.print(summary_table(summary.outcomes))
-    for line in ending_lines(summary):
+    for line in ending_lines(summary, settings.price_per_gpu_hour):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return summary.exit_code(plan)

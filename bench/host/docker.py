@@ -102,9 +102,10 @@ def passed_on(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def container_name(job: Job) -> str:
-    """One a row: of its folder, on this machine."""
+    """One a row: of its folder, on this machine. Of the reference one a GPU, for each GPU has its own."""
     folder = job.attempt_dir.parent
-    return f"fluxbench-{folder.parent.name}-{folder.name}-{layout.place_id(folder)[:8]}"
+    gpus = job.gpu_uuids if job.row.is_reference else ()
+    return "-".join(["fluxbench", folder.parent.name, folder.name, layout.place_id(folder)[:8], *gpus])
 
 
 def run_command(job: Job, image_id: str, place: Place) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +34,14 @@ class Settings:
     grace_seconds: float = GRACE_SECONDS
     max_hours: float | None = None
     """Wall time after which no row starts that would not end in time."""
+    price_per_gpu_hour: float | None = None
+    """In the user's currency."""
     retry: bool = False
     again: bool = False
+    pack: bool = True
+    """Screening rows of one GPU run side by side, one per GPU of this machine."""
+    elsewhere: bool = False
+    """What another machine with the same GPUs has done is done."""
 
     def weights_of(self, row: Row) -> str:
         return "tiny" if row.model == "tiny" else self.weights
@@ -65,12 +72,15 @@ class Wanting:
         self.settings = settings
         self.gpus = gpus
         self.executor = executor or LocalExecutor()
+        self._named: set[str] = set()
+        self._reference_gpu: str | None = None
         self.wanted = Wanted(
             budget=settings.budget,
             cells=settings.cells,
             host_ids=frozenset([cpu_host_id(), *(gpu.uuid for gpu in gpus)]),
             retry=settings.retry,
             again=settings.again,
+            gpu_names=frozenset(gpu.name for gpu in gpus) if settings.elsewhere else frozenset(),
         )
 
     def past(self, row: Row) -> history.Past:
@@ -85,23 +95,45 @@ class Wanting:
     def job(self, decision: Decision, leased: Collection[str] = (), descriptors: tuple[int, ...] = ()) -> Job:
         """A new attempt, on GPUs of the ``leased`` ones (UUIDs)."""
         row, weights = decision.row, self.settings.weights_of(decision.row)
-        uuids = [gpu.uuid for gpu in candidates(row, self.gpus) if gpu.uuid in leased]
         return Job(
             row=row,
             weights=weights,
             budget=self.settings.budget.name,
             cells=decision.cells,
-            attempt_dir=layout.attempt_dir(self.settings.results, row, weights, layout.new_attempt()),
-            gpu_uuids=tuple(uuids[: row.gpu_count]),
+            attempt_dir=layout.attempt_dir(self.settings.results, row, weights, self._new_attempt()),
+            gpu_uuids=self.gpus_of(row, leased),
             lease_descriptors=descriptors,
         )
+
+    def _new_attempt(self) -> str:
+        """No name twice: every GPU may start the reference in the same second."""
+        while (name := layout.new_attempt()) in self._named:
+            pass
+        self._named.add(name)
+        return name
+
+    def gpus_of(self, row: Row, leased: Collection[str]) -> tuple[str, ...]:
+        """UUIDs of the leased GPUs that the row runs on."""
+        fitting = [gpu.uuid for gpu in candidates(row, self.gpus) if gpu.uuid in leased]
+        return tuple(fitting[: row.gpu_count])
+
+    def index_of(self, uuid: str) -> int:
+        return next(gpu.index for gpu in self.gpus if gpu.uuid == uuid)
 
     def misfit(self, row: Row) -> str | None:
         """What the machine lacks for the row: hardware, or the place to run it in."""
         return misfit(row, self.gpus) or self.executor.lacks(row)
 
+    def on(self, uuid: str) -> Wanting:
+        """The same question for one GPU of several: a reference is done there when that GPU has run it."""
+        lane = copy(self)
+        lane._reference_gpu = uuid
+        return lane
+
     def decide(self, row: Row, past: history.Past, *, retry: bool | None = None) -> Decision:
         wanted = self.wanted if retry is None else replace(self.wanted, retry=retry)
+        if self._reference_gpu and row.is_reference:
+            wanted = replace(wanted, host_ids=frozenset([self._reference_gpu]))
         weights = self.settings.weights_of(row)
         return decide(row, past, self.fingerprint(row), wanted, self.misfit(row), weights)
 
@@ -113,9 +145,10 @@ def make_plan(rows: Iterable[Row], wanting: Wanting) -> Plan:
     return Plan(decisions, Estimates.from_pasts(pasts))
 
 
-def take_leases(plan: Plan, gpus: Sequence[Gpu], wait_seconds: float) -> Lease:
-    """What the largest row of each kind needs, for as long as the campaign lasts, all or nothing. A
-    campaign that gave GPUs back between rows could not be sure to get the same ones again."""
+def take_leases(plan: Plan, gpus: Sequence[Gpu], wait_seconds: float, packed: Collection[Row] = ()) -> Lease:
+    """What the largest row of each kind needs, for as long as the campaign lasts, all or nothing; of what is
+    free beyond that, a GPU for each of the ``packed`` rows. A campaign that gave GPUs back between rows could
+    not be sure to get the same ones again."""
     rows = [decision.row for decision in plan.to_run]
     holder = f"fluxbench, {len(rows)} rows, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     taken: list[Lease] = []
@@ -125,7 +158,9 @@ def take_leases(plan: Plan, gpus: Sequence[Gpu], wait_seconds: float) -> Lease:
         for kind in sorted({row.gpu for row in rows if row.gpu is not None}):
             largest = max((row for row in rows if row.gpu == kind), key=lambda row: row.gpu_count)
             uuids = [gpu.uuid for gpu in candidates(largest, gpus)]
-            taken.append(leases.take(uuids, largest.gpu_count, holder, wait_seconds))
+            side_by_side = sum(row.gpu == kind for row in packed)
+            most = max(largest.gpu_count, side_by_side)
+            taken.append(leases.take(uuids, largest.gpu_count, holder, wait_seconds, most=most))
     except BaseException:
         for lease in taken:
             lease.release()

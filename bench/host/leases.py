@@ -32,6 +32,11 @@ class Lease:
     descriptors: tuple[int, ...]
     """Open files that carry the locks; a child that inherits them shares the lease."""
 
+    def part(self, name: str) -> Lease:
+        """One of several, for who uses only that; the whole is still what is released."""
+        place = self.names.index(name)
+        return Lease((name,), (self.descriptors[place],))
+
     def release(self) -> None:
         for descriptor in self.descriptors:
             os.close(descriptor)
@@ -59,17 +64,20 @@ def folder() -> Path:
     return path
 
 
-def take(candidates: Sequence[str], count: int, holder: str, wait_seconds: float = 0.0) -> Lease:
-    """The first ``count`` free ones of ``candidates``, all or none. Raises ``Busy`` when fewer are free
-    after ``wait_seconds``. ``holder`` is what the next one who asks is told."""
+def take(
+    candidates: Sequence[str], count: int, holder: str, wait_seconds: float = 0.0, *, most: int | None = None
+) -> Lease:
+    """The first ``count`` free ones of ``candidates``, and further free ones up to ``most``. Raises ``Busy``,
+    and takes none, when fewer than ``count`` are free after ``wait_seconds``. ``holder`` is what the next one
+    who asks is told."""
     deadline = time.monotonic() + wait_seconds
     while True:
         taken: list[tuple[str, int]] = []
         for name in candidates:
-            if len(taken) < count and (descriptor := _try_lock(name, holder)) is not None:
+            if len(taken) < (most or count) and (descriptor := _try_lock(name, holder)) is not None:
                 taken.append((name, descriptor))
         lease = Lease(tuple(name for name, _ in taken), tuple(descriptor for _, descriptor in taken))
-        if len(taken) == count:
+        if len(taken) >= count:
             return lease
         lease.release()
         if time.monotonic() >= deadline:

@@ -26,6 +26,10 @@ class Outcome:
     def with_result(self, result: Result) -> Outcome:
         return replace(self, result=result)
 
+    @property
+    def host_id(self) -> str | None:
+        return self.result.environment.host_id if self.result.environment else None
+
     def line(self) -> str:
         status = self.result.status
         reason = f", {status.reason}" if status.reason else ""

@@ -6,7 +6,7 @@ All pure: rows, earlier results and this machine in; decisions out.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bench.config import BUDGETS, Budget
@@ -60,6 +60,9 @@ class Wanted:
     """Also run again what failed in a way that another try would repeat."""
     again: bool = False
     """Also run again what is done (``fluxbench bench``: attempts may be pooled)."""
+    gpu_names: frozenset[str] = frozenset()
+    """Models of GPU on which another host's work counts too: of a campaign that was preempted and goes on
+    elsewhere. Its rows stay compared with the reference of the host that measured them."""
 
 
 def decide(
@@ -80,6 +83,17 @@ def decide(
     stale = len(here) - len(current)
     if wanted.again:
         return Decision(row, Action.RUN, "asked for", wanted.cells, wanted.budget.processes, stale)
+    decision = _what_is_left(row, current, stale, wanted)
+    if decision.action is Action.RUN and not row.is_reference:
+        for host, results in _of_other_hosts(past, fingerprint, wanted).items():
+            there = _what_is_left(row, results, stale, wanted)
+            if there.action is Action.DONE:
+                return replace(there, reason=f"done on {host} ({results[-1].attempt})")
+    return decision
+
+
+def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wanted) -> Decision:
+    """From attempts of one host and of the present code."""
     enough = [result for result in current if BUDGETS[result.budget].n >= wanted.budget.n]
     states = {cell: _state(cell, enough, wanted) for cell in wanted.cells}
     missing = tuple(cell for cell, state in states.items() if state is Action.RUN)
@@ -96,6 +110,19 @@ def decide(
         reason = f"measured, but {enough[-1].status.code} before its pictures were saved"
         return Decision(row, Action.RUN, reason, wanted.cells[:1], stale=stale)
     return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
+
+
+def _of_other_hosts(past: Past, fingerprint: str, wanted: Wanted) -> dict[str, list[Result]]:
+    """host -> what it measured with the present code on GPUs that count like those of this machine."""
+    hosts: dict[str, list[Result]] = {}
+    for _, result in past.results:
+        place = result.environment
+        if place is None or result.fingerprint != fingerprint or is_of_host(result, wanted.host_ids):
+            continue
+        names = {gpu.name for gpu in place.gpus}
+        if names and names <= wanted.gpu_names:
+            hosts.setdefault(place.host_id, []).append(result)
+    return hosts
 
 
 def is_of_host(result: Result, host_ids: Collection[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,11 +31,14 @@ class Look:
     """Estimated, of the whole campaign."""
     gpu_hours: float
     """Used so far by the campaign."""
+    lane: str = ""
+    """``GPU 3`` where several rows run side by side."""
 
     def line(self) -> str:
         requests = f", {self.requests} requests" if self.requests else ""
+        lane = f"{self.lane}, " if self.lane else ""
         return (
-            f"[{self.number}/{self.total}] {self.label}: {self.phase}{requests}, "
+            f"[{self.number}/{self.total}] {lane}{self.label}: {self.phase}{requests}, "
             f"{clock(self.elapsed_seconds)} of about {clock(self.expected_seconds)}; "
             f"rest about {clock(self.rest_seconds)}, {self.gpu_hours:.2f} GPU-hours used"
         )
@@ -102,10 +104,12 @@ class Display(Protocol):
 
 
 class LiveDisplay:
-    """For a terminal. It redraws only when told to: a refresh thread would take CPU time from the row."""
+    """For a terminal, a line a lane. It redraws only when told to: a refresh thread would take CPU time from
+    the rows."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(Text(""), console=console, auto_refresh=False, transient=True)
+        self._lanes: dict[str, str] = {}
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -118,7 +122,8 @@ class LiveDisplay:
         self._live.console.print(Text(text))
 
     def look(self, look: Look) -> None:
-        self._live.update(Text(look.line()), refresh=True)
+        self._lanes[look.lane] = look.line()
+        self._live.update(Text("\n".join(self._lanes.values())), refresh=True)
 
 
 class PlainDisplay:
@@ -126,7 +131,7 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._shown: Sequence[object] = ()
+        self._shown: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -138,9 +143,9 @@ class PlainDisplay:
         self._console.print(Text(text), soft_wrap=True)
 
     def look(self, look: Look) -> None:
-        state = (look.number, look.phase)
-        if state != self._shown:
-            self._shown = state
+        state = (look.label, look.phase)
+        if state != self._shown.get(look.lane):
+            self._shown[look.lane] = state
             self.note(look.line())
 
 

@@ -49,7 +49,14 @@ class References:
         if watch is None:
             return None
         watch.asked, watch.rows_since_asked = True, 0
-        return Decision(watch.reference, Action.RUN, "the reference again", (PLAIN_CELL,), repeated=True)
+        return self.again(watch.reference.hardware, "the reference again")
+
+    def again(self, hardware: str, reason: str) -> Decision | None:
+        """Its reference, whether due or not; None where it has none."""
+        watch = self.watches.get(hardware)
+        if watch is None:
+            return None
+        return Decision(watch.reference, Action.RUN, reason, (PLAIN_CELL,), repeated=True)
 
     def _waiting(self, upcoming: Row | None) -> Watch | None:
         if upcoming is None:
@@ -71,7 +78,7 @@ class References:
             watch.between.append(outcome)
             watch.rows_since_asked += 1
             return []
-        median = _median_seconds(outcome.result)
+        median = median_seconds(outcome.result)
         if median is None:
             return []  # nothing to hold against anything; those between wait for the next one
         before, watch.median_seconds = watch.median_seconds, median
@@ -85,7 +92,8 @@ class References:
         return [_suspected(each, reason) for each in between if each.result.status.code is Code.OK]
 
 
-def _median_seconds(result: Result) -> float | None:
+def median_seconds(result: Result) -> float | None:
+    """Of the plain cell; None where it has no number, or none to be trusted."""
     for cell in result.cells:
         if (cell.users, cell.images) == PLAIN_CELL and cell.latency and cell.status.code is Code.OK:
             return cell.latency.p50.value

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from bench.config import Budget
+from bench.host import bill, packing
 from bench.host.estimate import gpu_hours
-from bench.host.fanout import Plan
+from bench.host.fanout import Plan, Settings
 from bench.host.gpus import Gpu, misfit
 from bench.host.local import cells_text
 from bench.host.outcome import Outcome, Summary
@@ -26,9 +27,12 @@ SKIPPED = {
 """action -> what the plan says of such rows"""
 
 
-def plan_lines(plan: Plan, budget: Budget, *, every_row: bool) -> list[str]:
+def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row: bool) -> list[str]:
     """``every_row`` lists what will run row by row, in order."""
-    lines = [_headline(plan, budget)]
+    budget = settings.budget
+    lines = [_headline(plan, settings, gpus)]
+    if plan.to_run:
+        lines += bill.lines(plan, settings, gpus)
     if every_row:
         lines += [
             f"  {number}. {_run_line(plan, item, budget)}" for number, item in enumerate(plan.to_run, 1)
@@ -42,13 +46,13 @@ def plan_lines(plan: Plan, budget: Budget, *, every_row: bool) -> list[str]:
     return lines
 
 
-def _headline(plan: Plan, budget: Budget) -> str:
-    seconds = sum(plan.seconds(item, budget) for item in plan.to_run)
-    hours = sum(gpu_hours(item.row, plan.seconds(item, budget)) for item in plan.to_run)
+def _headline(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> str:
     count = f"{len(plan.decisions)} row{'s' * (len(plan.decisions) != 1)} chosen, {len(plan.to_run)} to run"
     if not plan.to_run:
         return count
-    return f"{count} ({budget.name}): about {clock(seconds)}, {hours:.2f} GPU-hours (estimates)"
+    about = clock(packing.wall_seconds(plan, settings, gpus))
+    hours = f"{bill.gpu_hours_of(plan, settings):.2f} GPU-hours (estimates)"
+    return f"{count} ({settings.budget.name}): about {about}, {hours}"
 
 
 def _run_line(plan: Plan, item: Decision, budget: Budget) -> str:
@@ -105,8 +109,14 @@ def _p50(outcome: Outcome) -> str:
     return "-"
 
 
-def ending_lines(summary: Summary) -> list[str]:
+def ending_lines(summary: Summary, price_per_gpu_hour: float | None = None) -> list[str]:
     lines = []
+    hours = sum(gpu_hours(outcome.row, outcome.seconds) for outcome in summary.outcomes)
+    if hours:
+        price = (
+            f", {hours * price_per_gpu_hour:.2f} at {price_per_gpu_hour:g} each" if price_per_gpu_hour else ""
+        )
+        lines.append(f"used: {hours:.2f} GPU-hours{price}")
     if summary.left_out:
         lines.append(f"left out: {rows_text([row.row for row, _ in summary.left_out])} (reasons above)")
     if summary.broke_off:
