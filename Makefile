@@ -32,7 +32,7 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(BASE_IMAGE),--ba
   $(if $(IMAGE_TORCH),--torch "$(IMAGE_TORCH)")
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-docker lint bench phase lock image images push report overhead bench-self browser clean-venv
+.PHONY: help install demo test test-docker lint bench phase sync lock image images push report overhead bench-self browser clean-venv
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +71,10 @@ phase: $(INSTALLED) ## one phase of the plan: make phase PHASE=1 HARDWARE=h100x1
 	@test -n "$(PHASE)" -a -n "$(HARDWARE)" || \
 	  { echo "which phase of which hardware? make phase PHASE=1 HARDWARE=h100x1"; exit 2; }
 	$(FLUXBENCH) fan-out --where "phase=$(PHASE) hardware=$(HARDWARE)" $(CAMPAIGN)
+
+sync: $(INSTALLED) ## copy results off while rows run, until Ctrl-C: make sync DEST=user@host:path
+	@test -n "$(DEST)" || { echo "where to? make sync DEST=user@host:path, or a folder"; exit 2; }
+	$(FLUXBENCH) sync "$(DEST)" --results $(RESULTS) --every 30
 
 report: $(INSTALLED) ## results/ -> tables, charts, HTML
 	$(FLUXBENCH) report $(RESULTS)

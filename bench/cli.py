@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from bench.commands.campaign import bench, demo, fan_out_command
+from bench.commands.campaign import bench, demo, fan_out_command, sync
 from bench.commands.doctor import doctor
 from bench.commands.gguf import gguf
 from bench.commands.images import compose, env, fetch, image, lock
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(matrix, rows, fan_out_command, bench, demo, run, overhead, quality, check, report, schema),
+    *(matrix, rows, fan_out_command, bench, sync, demo, run, overhead, quality, check, report, schema),
     *(doctor, lock, env, image, compose, fetch, gguf),
     *(construct, correctness),
 )

@@ -1,4 +1,4 @@
-"""``fan-out``, ``bench`` and ``demo``: rows run here, each in a fresh process."""
+"""``fan-out``, ``bench`` and ``demo``: rows run here, each in a fresh process; ``sync`` carries them off."""
 
 from __future__ import annotations
 
@@ -210,6 +210,34 @@ def bench(row_id: str, matrix_path: Path, **asked: Any) -> None:
     if not refusals(row) and misfit(row, gpus):
         raise click.ClickException(misfit_advice(row, everything, gpus))
     run_campaign([row], again=True, **asked)
+
+
+@click.command()
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="The results tree.",
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Go on copying what is new, until Ctrl-C or SIGTERM and once more then. Default: once.",
+)
+def sync(destination: str, results: Path, every: float | None) -> None:
+    """Copy results to DEST, a folder or rsync's host:path, also while rows run; deletes nothing there."""
+    from bench.host.sync import SyncError, copy, keep_copying
+
+    try:
+        if every is None:
+            click.echo(f"{copy(results, destination)} files copied to {destination}")
+        else:
+            keep_copying(results, destination, every, click.echo)
+    except SyncError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @click.command()
