@@ -29,8 +29,11 @@ from bench.rules import refusals
 
 CACHES = ("none", "fbcache-0.2", "teacache-0.25")
 """Both probes; of both, 28 steps of Tiny FLUX skip some."""
+RANKS = "bench.equality_ranks"
 START_SECONDS = 120.0
 """Imports of every rank, on few cores."""
+END_SECONDS = 10.0
+"""For what was killed to be gone."""
 ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "not_applied"}
 """What a rank raised -> how the case ended."""
 
@@ -67,8 +70,7 @@ def compare(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Generat
             yield correctness.compared(waiting.pop(0), "refused", reason)
             continue
         together = [case for case in waiting if not refusals(case[2])]
-        for found in _started_once(together, ranks, seconds_a_case):
-            case = together.pop(0)
+        for case, found in zip(together, _started_once(together, ranks, seconds_a_case), strict=False):
             waiting.remove(case)
             yield found
 
@@ -81,7 +83,7 @@ def _started_once(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> I
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         with log.open("wb") as output:
             torchrun = subprocess.Popen(
-                [*command, "-m", "bench.equality_ranks", str(asked), folder], stdout=output, stderr=output
+                [*command, "-m", RANKS, str(asked), folder], stdout=output, stderr=output
             )
         try:
             yield from _answers(torchrun, cases, Path(folder), seconds_a_case)
@@ -128,6 +130,7 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
         except psutil.NoSuchProcess:
             continue
     process.wait()
+    psutil.wait_procs(tree, timeout=END_SECONDS)
 
 
 def table(compared: Sequence[Compared]) -> str:

@@ -178,6 +178,20 @@ def _shards_of_quantised(row: Row, _: str | None) -> str | None:
     )
 
 
+def _fsdp_of_two_dtypes(row: Row, _: str | None) -> str | None:
+    degrees = _native(row)
+    if degrees is None or degrees.fsdp == 1 or row.precision != "fp16":
+        return None
+    return "FSDP2 shards weights of one dtype together, and T5 keeps layers in float32 under fp16: use bf16"
+
+
+def _fsdp_in_one_graph(row: Row, _: str | None) -> str | None:
+    degrees = _native(row)
+    if degrees is None or degrees.fsdp == 1 or row.compilation not in WHOLE_MODEL:
+        return None
+    return "FSDP2 gathers weights between blocks, outside any graph: use compilation inductor"
+
+
 def _tensorrt_of_ranks(row: Row, _: str | None) -> str | None:
     if row.compilation != "tensorrt" or degrees_of(row.parallel) is None:
         return None
@@ -273,7 +287,20 @@ RULES: tuple[Rule, ...] = (
         "shards-of-quantised-weights",
         _shards_of_quantised,
         source="diffusers 0.42.1, hooks/tensor_parallel.py, 'parameters are packed into a quantizer-specific"
-        " layout'; on the tiny model FSDP2 refused or lost each of them",
+        " layout'; on the tiny model FSDP2 failed with TorchAO and GGUF and"
+        " turned Quanto's INT8 back into floats",
+    ),
+    Rule(
+        "fsdp-of-two-dtypes",
+        _fsdp_of_two_dtypes,
+        source="torch 2.13, distributed/fsdp/_fully_shard/_fsdp_param_group.py, 'FSDP expects uniform"
+        " original parameter dtype'; _keep_in_fp32_modules of transformers' T5EncoderModel",
+    ),
+    Rule(
+        "fsdp-in-one-graph",
+        _fsdp_in_one_graph,
+        source="fullgraph=True in bench/axes/compilation/whole.py; torch 2.13,"
+        " distributed/fsdp/_fully_shard/_fsdp_state.py, whose hooks dynamo skips",
     ),
     Rule(
         "tensorrt-of-ranks",

@@ -33,11 +33,13 @@ def names(row: Row, weights: str | None = None) -> list[str]:
 
 @pytest.mark.parametrize("hardware", HARDWARE)
 def test_each_stack_is_refused_by_one_named_rule_or_can_run_in_an_image(hardware: str) -> None:
-    """Axis vae is left at its plain option: it declares nothing that a rule reads, which is asserted."""
-    assert {
-        (o.needs_gpu, o.needs_sm, o.images >= AXES["vae"]["full"].images) for o in AXES["vae"].values()
-    } == {(False, 0, True)}
-    axes = {axis: list(options) for axis, options in AXES.items() if axis != "vae"}
+    """Axis vae is left at its plain option: of one process it declares nothing that a rule reads, which is
+    asserted. What several ranks may have together stands in tests/test_parallel_degrees.py."""
+    decoders = [option for id, option in AXES["vae"].items() if id != "parallel"]
+    assert {(o.needs_gpu, o.needs_sm, o.images >= AXES["vae"]["full"].images) for o in decoders} == {
+        (False, 0, True)
+    }
+    axes = {axis: list(options) for axis, options in AXES.items() if axis not in {"vae", "parallel"}}
     refused: Counter[str] = Counter()
     allowed: dict[str, set[str]] = {axis: set() for axis in axes}
     for chosen in product(*axes.values()):
@@ -76,6 +78,14 @@ def test_every_rule_refuses_something() -> None:
         "compiled-quanto-int4": on("h100x1", quantization="quanto-int4", compilation="inductor"),
         "quantised-tensorrt": on("h100x1", quantization="gguf-q8_0", compilation="tensorrt"),
         "attention-inside-tensorrt": on("h100x1", attention="flash2", compilation="tensorrt"),
+        "ranks-of-hardware": on("h100x4", parallel="ulysses2"),
+        "uneven-shares": on("h100x8", parallel="ulysses8", size=208),
+        "attention-of-shared-tokens": on("h100x2", parallel="ring2"),
+        "shards-of-quantised-weights": on("h100x2", parallel="tp2", quantization="gguf-q8_0"),
+        "fsdp-of-two-dtypes": on("h100x2", parallel="fsdp2", precision="fp16"),
+        "fsdp-in-one-graph": on("h100x2", parallel="fsdp2", compilation="inductor-max"),
+        "tensorrt-of-ranks": on("h100x2", parallel="ulysses2", compilation="tensorrt"),
+        "parallel-vae-alone": on("h100x1", vae="parallel"),
         "threshold-cache-on-random-weights": on("h100x1", cache="teacache-0.4"),
         "replayed-cache-on-real-weights": on("h100x1", cache="replay-50"),
     }
