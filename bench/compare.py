@@ -26,7 +26,7 @@ from typing import NamedTuple
 from bench import config, stats
 
 TOO_FEW = "too few requests for an interval of the median"
-ONE_PROCESS = "one process a side, and no second reference on this host to tell its spread"
+ONE_PROCESS = "one process a side, one reference on this host"
 
 
 class Limits(NamedTuple):

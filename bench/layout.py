@@ -5,6 +5,7 @@
     results/cpu/row-0042/<weights>/<attempt>/...
     results/analysis/{charts,summaries}/
     results/hosts/<GPUs>/packing.json
+    results/constructed/<hardware>.json
 
 The plan's tree has no place for rows without a GPU; ``cpu/`` is that place.
 """
@@ -78,6 +79,11 @@ def packing_path(results: Path, gpu_uuids: Iterable[str]) -> Path:
     """What it costs to run a row on each of these GPUs at once."""
     name = hashlib.sha256("+".join(sorted(gpu_uuids)).encode()).hexdigest()[:16]
     return results / "hosts" / name / "packing.json"
+
+
+def constructed(results: Path) -> list[Path]:
+    """What ``fluxbench construct`` left, a file a hardware; written there by ``--out``."""
+    return sorted((results / "constructed").glob("*.json"))
 
 
 def analysis_dir(results: Path) -> Path:

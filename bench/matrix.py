@@ -109,6 +109,12 @@ class Row(BaseModel):
         return self.stack == BASELINE
 
     @property
+    def skips_by_schedule(self) -> bool:
+        """Whether its cache replays a stated schedule: how fast such a cache would be on random weights, and
+        nothing that anyone could run on real ones (METHOD.md section 9)."""
+        return self.cache.startswith("replay-")
+
+    @property
     def is_reference(self) -> bool:
         return self.stack == REFERENCE
 

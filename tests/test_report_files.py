@@ -15,9 +15,12 @@ from fakes import fake_cell, fake_result, fake_row, write_attempt
 from bench import config, layout
 from bench.axes import AXES
 from bench.cli import main
+from bench.matrix import REFERENCE
 from bench.quality import FILE
 from bench.record import Code
 from bench.report import timeline
+from bench.tryout import Tried
+from bench.tryout_report import Constructed
 
 REPOSITORY = Path(__file__).parent.parent
 PLAN_HEADING = (
@@ -202,6 +205,58 @@ def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
     assert "| not run yet | – | – | – | – |" in lines["`flash3`"]
     listed = {f"`{option}`" for options in AXES.values() for option in options if option != "none"}
     assert listed <= set(lines)
+
+
+def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(folder)
+    (folder / "README.md").write_text(f"<!-- fluxbench: {name} -->\n<!-- /fluxbench -->\n")
+    assert command(results, "--readme").exit_code == 0
+    return [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("|")]
+
+
+def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constructed = Constructed(
+        hardware="h100x1",
+        packages={},
+        stacks=[
+            Tried(stack={**REFERENCE, "attention": "flash3"}, ended="constructed"),
+            Tried(
+                stack={**REFERENCE, "attention": "flash2"},
+                ended="unavailable",
+                reason="Unavailable: row 1 (bf16+flash2): attention flash2 needs flash-attn; pip install it",
+            ),
+        ],
+    )
+    constructed.write(tmp_path / "constructed" / "h100x1.json")
+    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
+    (flash3,) = (line for line in lines if line.startswith("| `flash3`"))
+    (flash2,) = (line for line in lines if line.startswith("| `flash2`"))
+    assert "| H100 (tiny model) |" in flash3
+    assert "| not on H100: needs flash-attn |" in flash2
+
+
+def test_a_broken_file_of_constructed_stacks_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "constructed" / "h100x1.json"
+    broken.parent.mkdir()
+    broken.write_text("{}")
+    assert "left out: constructed/h100x1.json" in command(tmp_path).output
+
+
+def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fake_row(row="2")
+    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor", "attention": "cudnn"})
+    replayed = compiled.model_copy(update={"row": "5", "cache": "replay-65"})
+    for row, seconds in ((reference, 5.2), (compiled, 3.9), (replayed, 1.7)):
+        write_attempt(tmp_path, fake_result(row, median_seconds=seconds))
+    _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
+    assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
+    assert "(speed only: skips by schedule)" in combinations[0]
+    *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
+    assert "| bf16 + cudnn + inductor |" in fastest
 
 
 def test_a_marker_of_no_table_is_an_error_with_its_line(

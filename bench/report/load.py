@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from bench import layout, quality, record
 from bench.matrix import Row
 from bench.quality import Quality
+from bench.tryout_report import Constructed
 
 LOG_EXCERPT_LINES = 12
 
@@ -57,11 +58,18 @@ class Problem:
 class Loaded:
     attempts: list[Attempt] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    constructed: list[Constructed] = field(default_factory=list)
+    """What was built and verified on the tiny model, one a hardware."""
 
 
 def load(results: Path) -> Loaded:
     """Every attempt under ``results``, in path order."""
     loaded = Loaded()
+    for file in layout.constructed(results):
+        try:
+            loaded.constructed.append(Constructed.model_validate_json(file.read_bytes()))
+        except (OSError, ValueError) as error:
+            loaded.problems.append(Problem(str(file.relative_to(results)), str(error)))
     for folder in layout.attempts(results):
         place = str(folder.relative_to(results))
         try:

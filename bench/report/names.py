@@ -33,6 +33,8 @@ def stack(row: Row) -> str:
 
 
 def role(row: Row) -> str:
+    if row.skips_by_schedule:
+        return "speed only: skips by schedule"
     return "reference" if row.is_reference else "baseline" if row.is_baseline else ""
 
 

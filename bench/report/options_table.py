@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench import stats
 from bench.axes import AXES, EVIDENCE
 from bench.axes.option import Option
 from bench.images import IMAGES
 from bench.matrix import PLAIN, REFERENCE
+from bench.report import names
 from bench.report.gains import Gains
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
 from bench.report.page import Report
 from bench.report.pool import Measurement, PooledCell
-from bench.report.table import Column, Entry, Line, Table, words
+from bench.report.table import Column, Entry, Line, Table, figure, words
 from bench.report.text import MISSING, number
+from bench.tryout_report import Constructed
 
 COLUMNS = (
     Column("Option", numeric=False),
@@ -26,12 +29,21 @@ COLUMNS = (
     Column("Memory peak (GB)"),
     Column("Quality", numeric=False),
 )
+COMBINATION_COLUMNS = (
+    Column("Stack", numeric=False),
+    Column("Row"),
+    Column("p50 (s)"),
+    Column("Speed-up"),
+    Column("Memory peak (GB)"),
+    Column("GPU idle (s)"),
+    Column("Energy per image (J)"),
+)
 NOT_RUN = "not run yet"
 
 
 @dataclass(frozen=True)
-class Alone:
-    """The reference with one option changed, txt2img, one user and one image, beside that reference."""
+class Beside:
+    """A stack, txt2img, one user and one image, beside the reference of its host."""
 
     measurement: Measurement
     cell: PooledCell
@@ -64,30 +76,76 @@ def _line(report: Report, axis: str, option: Option) -> Line:
 
 
 def _ran_on(report: Report, axis: str, option: str) -> list[str]:
-    """Kinds of machine with numbers of a stack that holds the option."""
-    return [
+    """Kinds of machine with numbers of a stack that holds the option; then those where a stack with it was
+    built and verified on the tiny model, or where it cannot be had."""
+    measured = {
         page.title.rpartition(" ")[2]
         for page in report.pages
         if any(each.cells and each.row.stack[axis] == option for each in page.measurements)
-    ]
+    }
+    tried = (_tried(constructed, axis, option) for constructed in report.constructed)
+    return [*sorted(measured), *(said for machine, said in filter(None, tried) if machine not in measured)]
 
 
-def _alone(report: Report, axis: str, option: str) -> Alone | None:
-    """On a GPU, of the attempts with most requests; speed on a CPU with the tiny model says nothing."""
+def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] | None:
+    """(machine, what to say of it)"""
+    ended = {each.ended: each for each in constructed.stacks if each.stack[axis] == option}
+    machine = names.hardware(constructed.hardware).rpartition(" ")[2]
+    if "constructed" in ended:
+        return machine, f"{machine} (tiny model)"
+    if "unavailable" in ended:
+        # "Unavailable: row 1 (...): attention flash2 needs flash-attn (...); pip install ..."
+        missing = ended["unavailable"].reason.partition("): ")[2].partition(";")[0]
+        return machine, f"not on {machine}: {missing.removeprefix(f'{axis} {option} ')}"
+    return None
+
+
+def _alone(report: Report, axis: str, option: str) -> Beside | None:
+    """Of the attempts with most requests."""
     wanted = {**REFERENCE, axis: option}
-    found = [
-        Alone(each, cell, view.gains, view.case.reference.cell() if view.case.reference else None)
-        for page in report.pages
-        for section in page.sections
-        for view in section.cases
-        for each in view.case.measurements
-        if each.row.stack == wanted and each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none")
-        if (cell := each.cell()) is not None
-    ]
-    return max(found, key=lambda alone: alone.cell.n, default=None)
+    found = (beside for beside in _beside(report) if beside.measurement.row.stack == wanted)
+    return max(found, key=lambda beside: beside.cell.n, default=None)
 
 
-def _figures(alone: Alone | None) -> tuple[Entry, Entry, Entry]:
+def _beside(report: Report) -> Iterator[Beside]:
+    """txt2img on one GPU; speed on a CPU with the tiny model says nothing."""
+    for page in report.pages:
+        for section in page.sections:
+            for view in section.cases:
+                reference = view.case.reference.cell() if view.case.reference else None
+                for each in view.case.measurements:
+                    cell = each.cell()
+                    if cell and each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none"):
+                        yield Beside(each, cell, view.gains, reference)
+
+
+def combinations(report: Report) -> Table:
+    """Stacks that differ from the reference in more than one option; of each, the attempts with most
+    requests. Fastest first."""
+    best: dict[tuple[str, ...], Beside] = {}
+    for beside in _beside(report):
+        row = beside.measurement.row
+        if sum(row.stack[axis] != option for axis, option in REFERENCE.items()) > 1:
+            known = best.get(row.identity)
+            best[row.identity] = max(filter(None, (known, beside)), key=lambda each: each.cell.n)
+    ordered = sorted(best.values(), key=lambda beside: stats.median(beside.cell.latency.raw))
+    return Table("Combinations", "", COMBINATION_COLUMNS, tuple(map(_combination_line, ordered)))
+
+
+def _combination_line(beside: Beside) -> Line:
+    measurement = beside.measurement
+    role = names.role(measurement.row)
+    entries = (
+        Entry(names.stack(measurement.row), tags=(role,) if role else ()),
+        words(measurement.row.row),
+        *_figures(beside),
+        figure(measurement.gpu_idle_seconds),
+        figure(beside.cell.power.energy_per_image_j),
+    )
+    return Line(entries)
+
+
+def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
     if alone is None:
         return Entry(MISSING), Entry(MISSING), Entry(MISSING)
     latency, gain = alone.cell.latency, alone.gains.of(alone.measurement, alone.cell)

@@ -14,6 +14,7 @@ from bench.report.groups import Section, UseCase, sections
 from bench.report.load import Loaded, Problem
 from bench.report.pool import Measurement, measurements
 from bench.report.table import Table
+from bench.tryout_report import Constructed
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Report:
     pages: tuple[Page, ...]
     problems: tuple[Problem, ...]
     attempts: int
+    constructed: tuple[Constructed, ...] = ()
 
 
 def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _: None) -> Report:
@@ -87,7 +89,7 @@ def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _:
         Page(hardware, tuple(by_hardware.get(hardware, ())), tuple(failed.get(hardware, ())))
         for hardware in sorted({*by_hardware, *failed}, key=_gpus_first)
     )
-    return Report(pages, tuple(loaded.problems), len(loaded.attempts))
+    return Report(pages, tuple(loaded.problems), len(loaded.attempts), tuple(loaded.constructed))
 
 
 def _gpus_first(hardware: str) -> tuple[bool, str]:

@@ -14,10 +14,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from bench.report import names
+from bench.report import names, options_table
 from bench.report.answers import Answer
 from bench.report.markdown import grid
-from bench.report.options_table import options_tables
 from bench.report.page import Report, SectionView
 from bench.report.table import Column, Entry, Line, Table
 from bench.report.text import MISSING
@@ -29,14 +28,28 @@ FASTEST_STACK = 1
 
 
 def fastest(report: Report) -> str:
-    """The headline of every section, with the day and commit of each winner."""
-    tables = [_fastest(view) for page in report.pages for view in page.sections]
+    """The headline of every section in which something beats the reference, with the day and commit of each
+    winner."""
+    tables = [
+        _fastest(view)
+        for page in report.pages
+        for view in page.sections
+        if any(case.answer and not case.answer.is_reference for case in view.cases)
+    ]
     return "\n\n".join(f"**{each.scope}**\n\n{grid(each)}" for each in tables) or "Nothing measured yet."
 
 
 def options(report: Report) -> str:
     """What each option is, where it ran and what it alone is worth, axis by axis."""
-    return "\n\n".join(f"**{each.title}**. {each.scope}\n\n{grid(each)}" for each in options_tables(report))
+    return "\n\n".join(
+        f"**{each.title}**. {each.scope}\n\n{grid(each)}" for each in options_table.options_tables(report)
+    )
+
+
+def combinations(report: Report) -> str:
+    """What stacks of several options are worth."""
+    table = options_table.combinations(report)
+    return grid(table) if table.lines else "Nothing measured yet."
 
 
 def _fastest(view: SectionView) -> Table:
@@ -63,6 +76,7 @@ def _measured(answer: Answer) -> str:
 TABLES: dict[str, Callable[[Report], str]] = {
     "fastest": fastest,
     "options": options,
+    "combinations": combinations,
 }
 """Name in the marker -> what stands there."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.config import BUDGETS
 from bench.quality import Closeness, Quality
 from bench.record import Profile
 from bench.report import names
@@ -83,7 +84,8 @@ def _life_line(measurement: Measurement) -> Line:
     result, cell = measurement.latest, measurement.cell()
     load = next((phase.seconds for phase in result.phases if phase.name == "load"), None)
     warmup, cost = result.warmup, result.cost
-    settled = "" if warmup is None or warmup.settled else "never settled"
+    waited = BUDGETS[result.budget].settle
+    settled = "" if warmup is None or warmup.settled else "never settled" if waited else "two requests only"
     compiled = (warmup and warmup.compile_cache) or ""
     entries = (
         stack_entry(measurement),
