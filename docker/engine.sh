@@ -6,7 +6,7 @@
 #   docker/engine.sh stop
 #
 # Debian's stable engine is too old for `build --check` and named build contexts, so testing's is unpacked (not
-# installed) into the engine's own folder; runc, tini, iptables and mmdebstrap come from the running release.
+# installed) into the engine's own folder, a registry to publish to beside it; runc, tini, iptables and mmdebstrap come from the running release.
 # A do-nothing nvidia-container-runtime-hook on the daemon's PATH makes the real `--gpus` path testable without
 # a GPU: the daemon accepts it and sets NVIDIA_VISIBLE_DEVICES.
 set -euo pipefail
@@ -33,7 +33,8 @@ install_engine() {
     )
     apt-get "${options[@]}" update >>"$engine/apt/log" 2>&1
     (cd "$engine/apt/archives" &&
-        apt-get "${options[@]}" download docker.io docker-cli docker-buildx containerd >>"$engine/apt/log" 2>&1)
+        apt-get "${options[@]}" download docker.io docker-cli docker-buildx containerd docker-registry \
+        >>"$engine/apt/log" 2>&1)
     for package in "$engine"/apt/archives/*.deb; do dpkg-deb -x "$package" "$engine/root"; done
     ln -sf "$engine/root/usr/libexec/docker/cli-plugins/docker-buildx" "$engine/cli/cli-plugins/"
     printf '#!/bin/sh\nexit 0\n' >"$engine/bin/nvidia-container-runtime-hook"

@@ -124,7 +124,17 @@ def codes(result: Result) -> dict[str, str]:
     return {f"{cell.users}x{cell.images}": cell.status.code.value for cell in result.cells}
 
 
-def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(job: Job) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"compilation": "inductor"}, {"quantization": "quanto-int4"}],
+    ids=["plain", "inductor", "quanto-int4"],
+)
+def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(
+    job: Job, changes: dict[str, str]
+) -> None:
+    """Also one that compiles C++ at run time, and one of a backend that does when it is first used."""
+    row = fake_row(**{**ROW.model_dump(), **changes})
+    job = Job(row, "tiny", "probe", ((1, 1),), job.attempt_dir)
     executor = DockerExecutor(Place.here({"OMP_NUM_THREADS": "1"}))
     result = run(executor, job, timeout_seconds=300)
     assert result.status.code is Code.OK, result.status
@@ -132,7 +142,9 @@ def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(job
     assert result.environment.host_id == collect([]).host_id
     assert (result.environment.image_digest or "").startswith("sha256:")
     assert result.environment.git_commit == collect([]).git_commit
-    assert result.fingerprint == fingerprint_of(ROW, ingredients(ROW, "tiny", executor.lock(ROW)))
+    assert result.fingerprint == fingerprint_of(row, ingredients(row, "tiny", executor.lock(row)))
+    for axis in changes:
+        assert result.effective[axis], "the option left evidence"
 
 
 def test_the_files_of_a_row_belong_to_the_user_who_asked_for_it(

@@ -429,12 +429,13 @@ def test_two_fan_outs_share_the_gpus_of_a_machine_and_the_rows_of_a_campaign(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_SECONDS", "0.7")
-    rows = [fake_row(row=str(number), steps=number) for number in range(1, 5)]
+    others = [fake_row(row=str(number), attention="cudnn", steps=number) for number in range(2, 5)]
+    rows = [fake_row(row="1"), *others]
     both = [start_driver(results, rows, gpus=2) for _ in range(2)]
     said = [driver.communicate(timeout=40)[0] for driver in both]
     assert [driver.returncode for driver in both] == [0, 0], said
     logs = [(folder / layout.LOG).read_text() for folder in layout.attempts(results)]
-    # The reference, row 1, runs again at the end of each fan-out; the others once.
+    # The reference, row 1, runs on the GPU of each fan-out and again at its end; the others once.
     assert sorted(result.row["row"] for result in saved(results) if result.row["row"] != "1") == [
         "2",
         "3",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.host import locks
+from bench.host import leases, locks
 from bench.host.docker import CODE, HUB_CACHE, SHARED_MEMORY
 from bench.host.image import tag
 from bench.images import IMAGES
@@ -17,6 +17,9 @@ TEMPLATE = locks.DOCKER / "compose.yaml.j2"
 GPUS = ("a100", "h100")
 COUNTS = (1, 2, 4, 8)
 """The plan's hardware; services exist whether or not the matrix has rows for them yet."""
+
+LEASES = f"/tmp/{leases.FOLDER}"
+"""As ``leases.folder()`` is called where nobody has set TMPDIR."""
 
 SEVERAL_ONLY = frozenset({"xdit"})
 """Images whose point is more than one GPU."""
@@ -61,6 +64,7 @@ def render() -> str:
         code=CODE,
         hub_cache=HUB_CACHE,
         shared_memory=SHARED_MEMORY,
+        leases=LEASES,
     )
 
 

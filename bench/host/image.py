@@ -138,7 +138,13 @@ def provide(
 
 
 def push(name: str, registry: str, say: Callable[[str], None]) -> str:
-    """Publishes the image under its lock and returns the digest that names it for ever."""
+    """Publishes the image under its lock and returns the digest that names it for ever. Raises ImageError,
+    also for an image that is not what that name says: of another lock, or with another torch."""
+    image = Store().get(name)
+    if image is None:
+        raise ImageError(f"this machine has no image {tag(name)}; `make image IMAGE={name}` builds it")
+    if image.lock_id != locks.lock_sha256(name):
+        raise ImageError(f"image {tag(name)} is not of the present lock; `make image IMAGE={name}` renews it")
     target = registry_tag(registry, name)
     advice = f"image {name} could not be published; `docker login` first?"
     _run(["docker", "tag", tag(name), target], say, advice)
@@ -157,6 +163,10 @@ def _pulled(registry: str, name: str, say: Callable[[str], None]) -> bool:
         _run(["docker", "tag", source, tag(name)], say, source)
     except ImageError:
         say(f"{source} is not to be had; building it here")
+        return False
+    image = Store().get(name)
+    if image is None or image.lock_id != locks.lock_sha256(name):
+        say(f"{source} is not of the present lock, whatever its name; building it here")
         return False
     return True
 

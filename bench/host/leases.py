@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+FOLDER = "fluxbench-leases"
 POLL_SECONDS = 0.5
 
 
@@ -57,7 +58,7 @@ def joined(leases: Sequence[Lease]) -> Lease:
 
 def folder() -> Path:
     """One for all users of the machine, hence writable by all."""
-    path = Path(tempfile.gettempdir()) / "fluxbench-leases"
+    path = Path(tempfile.gettempdir()) / FOLDER
     path.mkdir(exist_ok=True)
     if path.stat().st_uid == os.getuid():
         path.chmod(0o1777)

@@ -32,8 +32,8 @@ class SyncError(Exception):
 
 
 def keep_copying(results: Path, destination: str, every_seconds: float, say: Callable[[str], None]) -> None:
-    """Until SIGINT or SIGTERM; then once more, when no campaign holds a lease any longer. A round that fails is
-    told and made good by the next. Raises SyncError when the last one fails."""
+    """Until SIGINT or SIGTERM; then once more, when no campaign holds a lease any longer. A round that fails
+    is told and made good by the next. Raises SyncError when the last one fails."""
     with Stop() as stop:
         while not stop.asked:
             try:
