@@ -49,8 +49,7 @@ def cases(hardware: str, ranks: int) -> Iterator[Case]:
 
 
 def _stack(option: str, degrees: Degrees) -> dict[str, str]:
-    ring = degrees.ring > 1 and not degrees.xdit
-    return {"parallel": option, "attention": "native-flash" if ring else "sdpa"}
+    return {"parallel": option, "attention": "native-flash" if degrees.ring > 1 else "sdpa"}
 
 
 def _of_use_cases(hardware: str, axis: str, changes: dict[str, str]) -> Iterator[Case]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.axes.parallel.degrees import SHAPES, Degrees, degrees_of
+from bench.axes.parallel.degrees import SHAPES, degrees_of
 from bench.images import image_of
 from bench.matrix import PLAIN, Row
 
@@ -143,15 +143,9 @@ def _uneven_shares(row: Row, _: str | None) -> str | None:
     return None
 
 
-def _native(row: Row) -> Degrees | None:
-    """The degrees of a method of diffusers' (or FSDP2's); None where there is none."""
-    degrees = degrees_of(row.parallel)
-    return None if degrees is None or degrees.xdit else degrees
-
-
 def _attention_of_shared_tokens(row: Row, _: str | None) -> str | None:
-    degrees = _native(row)
-    if degrees is None or degrees.tokens == 1:
+    degrees = degrees_of(row.parallel)
+    if degrees is None or degrees.tokens * degrees.pipefusion == 1:
         return None
     if row.attention in OF_ONE_GPU:
         return f"attention {row.attention} is called as a kernel of one GPU: use cudnn or native-flash"
@@ -163,8 +157,21 @@ def _attention_of_shared_tokens(row: Row, _: str | None) -> str | None:
     return None
 
 
+def _xdit(row: Row, _: str | None) -> str | None:
+    degrees = degrees_of(row.parallel)
+    if degrees is None or not degrees.xdit:
+        return None
+    if row.use_case != ("txt2img", "none"):
+        return f"xDiT runs FLUX.1 for txt2img without a ControlNet only: use {row.parallel[5:]}"
+    if row.cache != PLAIN["cache"]:
+        return f"cache {row.cache} computes the forward that xDiT replaces: use {row.parallel[5:]}"
+    if degrees.pipefusion > 1 and row.compilation != PLAIN["compilation"]:
+        return "PipeFusion keeps keys and values inside its attention from call to call: use compilation none"
+    return None
+
+
 def _shards_of_quantised(row: Row, _: str | None) -> str | None:
-    degrees = _native(row)
+    degrees = degrees_of(row.parallel)
     if degrees is None or (degrees.tp == 1 and degrees.fsdp == 1):
         return None
     axes = ("quantization", "text_encoder") if degrees.fsdp > 1 else ("quantization",)
@@ -179,14 +186,14 @@ def _shards_of_quantised(row: Row, _: str | None) -> str | None:
 
 
 def _fsdp_of_two_dtypes(row: Row, _: str | None) -> str | None:
-    degrees = _native(row)
+    degrees = degrees_of(row.parallel)
     if degrees is None or degrees.fsdp == 1 or row.precision != "fp16":
         return None
     return "FSDP2 shards weights of one dtype together, and T5 keeps layers in float32 under fp16: use bf16"
 
 
 def _fsdp_in_one_graph(row: Row, _: str | None) -> str | None:
-    degrees = _native(row)
+    degrees = degrees_of(row.parallel)
     if degrees is None or degrees.fsdp == 1 or row.compilation not in WHOLE_MODEL:
         return None
     return "FSDP2 gathers weights between blocks, outside any graph: use compilation inductor"
@@ -221,7 +228,7 @@ def _threshold_on_random_weights(row: Row, weights: str | None) -> str | None:
 
 
 def _replay_on_real_weights(row: Row, weights: str | None) -> str | None:
-    if weights in {None, "synthetic"} or not row.cache.startswith("replay-"):
+    if weights in {None, "synthetic"} or not row.skips_by_schedule:
         return None
     return (
         "a replay skips by a stated schedule what real weights can decide: use cache fbcache-* or"
@@ -282,6 +289,12 @@ RULES: tuple[Rule, ...] = (
         _attention_of_shared_tokens,
         source="dispatch_to() in bench/axes/attention/packages.py; diffusers 0.42.1,"
         " models/attention_dispatch.py, 'Native attention does not support return_lse=True'",
+    ),
+    Rule(
+        "xdit",
+        _xdit,
+        source="xfuser 0.7.0, model_executor/models/transformers/transformer_flux.py, whose ControlNet lines"
+        " are comments; model_executor/pipelines/register.py; core/cache_manager/cache_manager.py",
     ),
     Rule(
         "shards-of-quantised-weights",

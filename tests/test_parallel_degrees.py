@@ -44,8 +44,8 @@ def test_every_method_runs_on_2_4_or_8_ranks_and_has_an_image(on: Callable[..., 
     degrees = degrees_of(option)
     assert degrees is not None
     assert degrees.ranks in {2, 4, 8}
-    attention = "cudnn" if degrees.ring > 1 and not degrees.xdit else "sdpa"
-    row = on(f"h100x{degrees.ranks}", parallel=option, attention=attention, compilation="inductor")
+    attention = "cudnn" if degrees.ring > 1 else "sdpa"
+    row = on(f"h100x{degrees.ranks}", parallel=option, attention=attention)
     assert ranks_of(row) == row.gpu_count
     assert refused(row) == ""
     assert image_of(row) == ("xdit" if degrees.xdit else "torch")
@@ -84,6 +84,13 @@ def test_the_shapes_are_those_of_the_models() -> None:
         ("h100x2", {"parallel": "tp2", "quantization": "scaledmm-fp8-row"}, "quantization scaledmm-fp8-row"),
         ("h100x2", {"parallel": "fsdp2", "text_encoder": "gguf-q8_0"}, "text_encoder gguf-q8_0 packs them"),
         ("h100x2", {"parallel": "ulysses2", "compilation": "tensorrt"}, "a TensorRT engine holds no coll"),
+        ("h100x2", {"parallel": "xdit-fsdp2", "task": "inpaint"}, "txt2img without a ControlNet only"),
+        ("h100x2", {"parallel": "xdit-fsdp2", "control": "canny"}, "only: use fsdp2"),
+        ("h100x2", {"parallel": "xdit-ulysses2", "cache": "replay-50"}, "the forward that xDiT replaces"),
+        ("h100x2", {"parallel": "xdit-ring2"}, "log-sum-exp, which attention sdpa does not return"),
+        ("h100x2", {"parallel": "xdit-pipefusion2", "attention": "sage2"}, "attention sage2 is called as"),
+        ("h100x2", {"parallel": "xdit-pipefusion2", "compilation": "inductor"}, "use compilation none"),
+        ("h100x2", {"parallel": "xdit-fsdp2", "precision": "fp16"}, "T5 keeps layers in float32"),
         ("h100x2", {"vae": "parallel"}, "vae parallel needs ranks that share each request"),
         ("h100x2", {"vae": "parallel", "parallel": "replicas"}, "vae parallel needs ranks that share"),
     ],

@@ -81,6 +81,7 @@ def test_every_rule_refuses_something() -> None:
         "ranks-of-hardware": on("h100x4", parallel="ulysses2"),
         "uneven-shares": on("h100x8", parallel="ulysses8", size=208),
         "attention-of-shared-tokens": on("h100x2", parallel="ring2"),
+        "xdit": on("h100x2", parallel="xdit-ulysses2", task="img2img"),
         "shards-of-quantised-weights": on("h100x2", parallel="tp2", quantization="gguf-q8_0"),
         "fsdp-of-two-dtypes": on("h100x2", parallel="fsdp2", precision="fp16"),
         "fsdp-in-one-graph": on("h100x2", parallel="fsdp2", compilation="inductor-max"),

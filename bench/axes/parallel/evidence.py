@@ -23,10 +23,11 @@ GATHER_WEIGHTS = "c10d::_allgather_base_"
 
 def required(degrees: Degrees, blocks: int) -> dict[str, int]:
     """Operation -> its calls in one step of a transformer of so many blocks, at the least."""
+    exchanges = 2 if degrees.xdit else 4  # query, key and value, which xDiT sends together; the result
     return {
         name: calls * blocks
         for name, calls, needed in (
-            (ALL_TO_ALL, 4, degrees.ulysses > 1 or degrees.fsdp > 1),  # query, key, value; the result
+            (ALL_TO_ALL, exchanges, degrees.ulysses > 1 or degrees.fsdp > 1),
             (ALL_GATHER, 1, degrees.ring > 1),  # keys and values together
             (ALL_REDUCE, 1, degrees.tp > 1),
             (GATHER_WEIGHTS, 1, degrees.fsdp > 1),

@@ -1,0 +1,176 @@
+"""xDiT's methods (xfuser 0.7.0), for txt2img without a ControlNet: all that it has for FLUX.1.
+
+Ulysses, ring and their sharded weights go the way of its runners: the transformer becomes one of xDiT's
+class, whose forward shares out the tokens, and the pipeline stays diffusers'. PipeFusion replaces the
+pipeline's whole call; its result is on the last rank alone, and is handed to all, as every other method
+leaves it.
+Text encoders and VAE run on every rank.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bench.axes.attention.backends import processors
+from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
+from bench.axes.parallel import evidence, group
+from bench.axes.parallel.degrees import Degrees, degrees_of
+
+XFUSER = "xfuser==0.7.0"
+ATTENTION = {"sdpa": "SDPA", "cudnn": "CUDNN", "native-flash": "SDPA_FLASH"}
+"""Option of axis attention -> xDiT's name of the same kernel; it would choose another by itself."""
+
+STALE = 0.3
+"""``latent_tolerance`` of PipeFusion: all steps but the first attend to the step before's keys and values of
+the other patches. Nobody published how far that moves latents; what it moved them stands in the result."""
+
+
+def _apply(option: str, degrees: Degrees, session: Session) -> None:
+    _require_package(option, session)
+    group.require_ranks("parallel", option, session, degrees.ranks)
+    engine = _engine(degrees, session)
+    if degrees.pipefusion > 1:
+        _pass_patches_on(engine, session)
+        return
+    _share_tokens(engine, session)
+    if degrees.fsdp > 1:
+        _share_weights(session)
+
+
+def _require_package(option: str, session: Session) -> None:
+    label = f"{session.row.label}: parallel {option}"
+    if session.device == "cpu":
+        raise Unavailable(
+            f"{label} needs NVIDIA GPUs and this row runs on the CPU; use ulyssesN or ringN there"
+        )
+    try:
+        import xfuser  # noqa: F401
+    except (ImportError, NotImplementedError) as error:  # the latter where it sees no accelerator
+        raise Unavailable(
+            f"{label} needs xDiT ({error}); pip install {XFUSER}, or run the row in image xdit"
+        ) from error
+
+
+def _engine(degrees: Degrees, session: Session) -> Any:
+    """xDiT's process groups, over the ranks that are there, and its settings."""
+    from xfuser import xFuserArgs
+    from xfuser.core.distributed import init_distributed_environment
+
+    init_distributed_environment()
+    engine, _ = xFuserArgs(
+        ulysses_degree=degrees.ulysses * degrees.fsdp,
+        ring_degree=degrees.ring,
+        pipefusion_parallel_degree=degrees.pipefusion,
+        fully_shard_degree=degrees.fsdp,
+        attention_backend=ATTENTION[session.row.attention],
+        height=session.row.size,
+        width=session.row.size,
+    ).create_config()
+    engine.runtime_config.dtype = session.dtype
+    return engine
+
+
+def _share_tokens(engine: Any, session: Session) -> None:
+    from xfuser.core.distributed import get_runtime_state, initialize_runtime_state
+    from xfuser.core.distributed.fp8_comms import register_fp8_comms_eligible_modules
+    from xfuser.model_executor.models.transformers import transformer_flux
+
+    from bench.runner.tasks import SETTINGS
+
+    initialize_runtime_state(session.pipe, engine)
+    get_runtime_state().set_input_parameters(
+        height=session.row.size,
+        width=session.row.size,
+        batch_size=1,
+        num_inference_steps=session.row.steps,
+        max_condition_sequence_length=SETTINGS[session.row.model].text_tokens,
+    )
+    transformer = session.pipe.transformer
+    attentions = transformer_flux.flux_attn_modules(transformer)
+    for attention in attentions:
+        backend = attention.processor._attention_backend
+        attention.processor = transformer_flux.xFuserFluxAttnProcessor()
+        attention.processor._attention_backend = backend
+    # What its constructor does, on the weights that are there: it would draw new ones.
+    transformer.__class__ = transformer_flux.xFuserFlux1Transformer2DWrapper
+    register_fp8_comms_eligible_modules(transformer, attentions)
+
+
+def _share_weights(session: Session) -> None:
+    """By FSDP2, which xDiT takes for a memory-efficient start; its other way, FSDP1, hides in flat parameters
+    what each rank holds."""
+    import torch
+    from xfuser.core.distributed.parallel_state import get_fs_group
+    from xfuser.core.distributed.sharding import shard_component
+
+    pipe = session.pipe
+    for component, blocks in (
+        (pipe.transformer, ["transformer_blocks", "single_transformer_blocks"]),
+        (pipe.text_encoder_2, ["encoder.block"]),
+    ):
+        shard_component(
+            component, blocks, process_group=get_fs_group().device_group, memory_efficient_init=True
+        )
+    torch.cuda.empty_cache()
+
+
+def _pass_patches_on(engine: Any, session: Session) -> None:
+    """The pipeline's class is replaced by one whose call is xDiT's: who holds the pipeline keeps it."""
+    import torch
+    import torch.distributed as dist
+    from xfuser import xFuserFluxPipeline
+
+    pipe, row, dtype = session.pipe, session.row, session.dtype
+    backend = next(iter(processors(pipe.transformer)))._attention_backend
+    wrapped = xFuserFluxPipeline(pipe, engine)
+    for processor in processors(pipe.transformer):
+        processor._attention_backend = backend
+    last = dist.get_world_size() - 1
+
+    def call(self: Any, **arguments: Any) -> Any:
+        from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+
+        arguments.pop("callback_on_step_end", None)  # steps overlap: none has a time of its own
+        output = wrapped(**arguments)
+        images = len(arguments["generator"])
+        tokens, channels = (row.size // 16) ** 2, self.transformer.config.in_channels
+        latents = torch.empty(images, tokens, channels, dtype=dtype, device=session.device)
+        if output is not None:
+            latents.copy_(output.images)
+        dist.broadcast(latents, src=last)
+        return FluxPipelineOutput(images=latents)  # type: ignore[arg-type]  # output_type is "latent"
+
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {"__call__": call})
+
+
+def _verify_pipefusion(option: str, session: Session) -> Evidence:
+    """Every rank holds blocks, and together they hold each once."""
+    transformer = session.pipe.transformer
+    config = transformer.config
+    total = config.num_layers + config.num_single_layers
+    here = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    by_rank = group.of_all_ranks(here)
+    if sum(by_rank) != total or not all(by_rank):
+        raise NotApplied(f"parallel {option}: the ranks hold {by_rank} blocks, of {total}")
+    session.run(steps=2)
+    return {"ranks": len(by_rank), "blocks_by_rank": by_rank, "patches": len(by_rank), "synchronous_steps": 1}
+
+
+def _option(id: str, title: str) -> Option:
+    degrees = degrees_of(id)
+    assert degrees is not None
+    declare = partial(Option, id, title, images=frozenset({"xdit"}), needs_gpu=True)
+    apply = partial(_apply, id, degrees)
+    if degrees.pipefusion > 1:
+        return declare(apply=apply, verify=partial(_verify_pipefusion, id), latent_tolerance=STALE)
+    return declare(apply=apply, verify=partial(evidence.verify, id, degrees), exact=True)
+
+
+_TITLES = {
+    "ulysses": "xDiT, Ulysses",
+    "ring": "xDiT, ring",
+    "pipefusion": "xDiT, PipeFusion",
+    "fsdp": "FSDP-xDiT",
+}
+OPTIONS = tuple(_option(f"xdit-{way}{n}", f"{name} {n}") for way, name in _TITLES.items() for n in (2, 4, 8))
