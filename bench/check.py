@@ -57,8 +57,8 @@ def result_faults(result: Result) -> Iterator[str]:
     cells = {(cell.users, cell.images): cell for cell in result.cells}
     if len(cells) < len(result.cells):
         yield "cells: one stands twice"
-    gpus = len(result.environment.gpus) if result.environment else 1
-    servers = gpus if result.row.get("parallel") == "replicas" else 1
+    evidence = result.effective.get("parallel", {})
+    servers = evidence.get("ranks", 1) if result.row.get("parallel") == "replicas" else 1
     for shape, cell in cells.items():
         place = f"cells[{shape[0]}x{shape[1]}]"
         for sentence in check_cell.faults(cell, cells.get((1, 1)), servers):

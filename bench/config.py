@@ -130,6 +130,50 @@ ANOMALIES = AnomalyRule()
 
 
 @dataclass(frozen=True)
+class RanksRule:
+    """When ranks that share a row count as lost, and when their pictures are not one."""
+
+    collective_seconds: float = 600.0
+    """What gloo and NCCL wait for a peer inside one collective."""
+    apart_seconds: float = 300.0
+    """How long one rank may still be at work on what another has done: weights read, graphs compiled."""
+    silence_seconds: float = 1800.0
+    """How long all of them may be: a cold load, or TorchAO's 330 s of compiling."""
+    stopped_looks: int = 10
+    """A rank that is stopped (SIGSTOP) in so many looks in a row, one a second, will not go on."""
+    settle_seconds: float = 2.0
+    """After the first failure: what the others say until then helps to tell cause from consequence."""
+    end_seconds: float = 10.0
+    """For ranks to end by themselves once they are told to."""
+    picture_levels: float = 2.0
+    """Of 255: most that the means of two ranks' pictures, on a grid, may differ. Kernels that were tuned on
+    each rank by itself round differently; ranks that decided or drew differently are tens apart."""
+
+
+RANKS = RanksRule()
+
+
+@dataclass(frozen=True)
+class LinkRule:
+    """When a link between two GPUs is far below its kind."""
+
+    bytes: int = 256_000_000
+    """One exchange: 0.6 ms over NVLink, 5 ms over PCIe."""
+    cpu_bytes: int = 1_000_000
+    nvlink_gb_per_s: float = 25.0
+    """Each way, of one NVLink of the third or fourth generation: 12 make an A100's 600 GB/s both ways, 18 an
+    H100's and H200's 900 (NVIDIA's data sheets of the three)."""
+    least_share: float = 0.25
+    """Of that, which NCCL's point-to-point does not reach in full; an eighth is what PCIe would give."""
+    least_pcie_gb_per_s: float = 2.0
+    """PCIe 4.0 x16 is 32 GB/s each way (PCI-SIG), less across sockets and far less through busy host memory:
+    only a link that is broken or not one at all is below this."""
+
+
+LINKS = LinkRule()
+
+
+@dataclass(frozen=True)
 class OutputRule:
     """When an image is ``invalid_output``: not finite, of the wrong size, or flat."""
 

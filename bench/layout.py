@@ -41,6 +41,11 @@ def new_attempt(now: datetime | None = None) -> str:
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
+def rank_log(rank: int) -> str:
+    """What one process of several printed; ``log.txt`` is the conductor's."""
+    return f"rank-{rank}.log"
+
+
 def row_dir(results: Path, row: Row) -> Path:
     name = f"row-{int(row.row):04d}" if row.row.isdigit() else f"row-{row.row}"
     if row.gpu is None:

@@ -98,10 +98,13 @@ class Memory(Strict):
     used_peak_gb: float | None = None
     used_avg_percent: float | None = None
     used_peak_percent: float | None = None
+    together_avg_gb: float | None = None
+    """Of several GPUs the sum; the figures above are means over them, and the peak is the fullest one's."""
+    together_peak_gb: float | None = None
     torch_allocated_peak_gb: float | None = None
     torch_reserved_peak_gb: float | None = None
     process_rss_peak_gb: float | None = None
-    """Resident memory of the runner; the memory figure of a CPU row."""
+    """Resident memory of the runner, or of all its ranks together; the memory figure of a CPU row."""
 
 
 class Utilisation(Strict):
@@ -123,6 +126,22 @@ class Power(Strict):
     """Share of samples in which the power cap held the clocks down."""
     slowdown_share: float | None = None
     """Share of samples in which heat or hardware did; above 0 the cell is ``unstable``."""
+
+
+class GpuFigures(Strict):
+    """One of several GPUs of a row, over the steady window; what they are together stands in ``Memory``,
+    ``Utilisation`` and ``Power``."""
+
+    uuid: str
+    memory_used_avg_gb: float | None = None
+    memory_used_peak_gb: float | None = None
+    torch_allocated_peak_gb: float | None = None
+    gpu_busy_avg_percent: float | None = None
+    gpu_busy_peak_percent: float | None = None
+    sm_clock_avg_mhz: float | None = None
+    memory_clock_avg_mhz: float | None = None
+    power_average_w: float | None = None
+    temperature_peak_c: float | None = None
 
 
 class Anomaly(Strict):
@@ -151,6 +170,8 @@ class Cell(Strict):
     memory: Memory = Field(default_factory=Memory)
     utilisation: Utilisation = Field(default_factory=Utilisation)
     power: Power = Field(default_factory=Power)
+    gpus: list[GpuFigures] = Field(default_factory=list)
+    """Each of several, in the order of their ranks; empty for one."""
     warmup_seconds: list[float] = Field(default_factory=list)
     """The warm-up at this batch, on the cell that came first with it; empty on those that found it warm."""
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -190,6 +211,18 @@ class Gpu(Strict):
     mig: bool | None = None
 
 
+class Link(Strict):
+    """Between two GPUs of the row, measured before weights were loaded."""
+
+    ranks: tuple[int, int]
+    kind: str | None
+    """As ``nvidia-smi topo -m`` calls it: ``NV18``, ``PIX``, ``SYS``."""
+    gb_per_s: float
+    """10^9 bytes a second, each way while both ways are busy."""
+    least_gb_per_s: float | None
+    """Below this the row is ``infra``."""
+
+
 class Environment(Strict):
     gpus: list[Gpu] = Field(default_factory=list)
     driver: str | None = None
@@ -197,6 +230,8 @@ class Environment(Strict):
     cudnn: str | None = None
     nccl: str | None = None
     topology: str | None = None
+    links: list[Link] = Field(default_factory=list)
+    """Of each pair of GPUs that share the row."""
     host_id: str
     """Stands for 'the same host': the GPU UUIDs, or a hash of the CPU model and machine id."""
     cpu_model: str
@@ -241,6 +276,20 @@ class Profile(Strict):
     """``bench.kernel_kinds``; kernels that ran side by side count each."""
     top: list[KernelTime]
     """The kernels that took longest, in falling order."""
+
+
+class Communication(Strict):
+    """Between ranks that share a request; those of replicas send nothing."""
+
+    calls_per_step: int
+    """Collectives, sends and receives of one rank in one denoising step."""
+    sent_bytes_per_step: int
+    """By one rank, counted from what its collectives were given (``bench.runner.traffic``)."""
+    kernel_seconds_by_rank: list[float] = Field(default_factory=list)
+    """Of one profiled request, waiting for a slower rank included; empty on CPU, for a probe, and where 1x1
+    was not measured."""
+    share_of_denoise: float | None = None
+    """Their mean over the median unprofiled denoising of one image. What overlaps with computing counts."""
 
 
 class Stability(Strict):
@@ -299,6 +348,7 @@ class Result(Strict):
     cells: list[Cell] = Field(default_factory=list)
     profile: Profile | None = None
     """None on CPU, for a probe, and where 1x1 was not measured."""
+    communication: Communication | None = None
     anomalies: list[Anomaly] = Field(default_factory=list)
     """What was odd about the machine rather than about one cell."""
     stability: Stability | None = None

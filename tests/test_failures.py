@@ -32,6 +32,7 @@ from bench.host.leases import Lease
 from bench.host.outcome import Summary
 from bench.host.progress import PlainDisplay
 from bench.host.supervise import Stop
+from bench.matrix import Row
 from bench.record import Code, Result
 
 __all__ = ["small_disk"]  # a fixture
@@ -78,13 +79,13 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def campaign(results: Path, executor: WarmExecutor, **changes: Any) -> Summary:
-    """The row, run by a campaign without leases or signal handlers, so that several fit into one process."""
+def campaign(results: Path, executor: WarmExecutor, row: Row = ROW, **changes: Any) -> Summary:
+    """A row, run by a campaign without leases or signal handlers, so that several fit into one process."""
     results.mkdir(parents=True, exist_ok=True)
     defaults: dict[str, Any] = {"weights": "synthetic", "budget": PROBE, "cells": CELLS, "grace_seconds": 2.0}
     wanting = Wanting(Settings(results=results, **{**defaults, **changes}), [])
     display = PlainDisplay(Console(file=io.StringIO()))
-    return Campaign(make_plan([ROW], wanting), wanting, executor, Lease((), ()), display, Stop()).run()
+    return Campaign(make_plan([row], wanting), wanting, executor, Lease((), ()), display, Stop()).run()
 
 
 def only_result(results: Path) -> Result:

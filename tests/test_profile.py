@@ -19,6 +19,7 @@ from bench.runner.diary import Diary
 from bench.runner.job import Job
 from bench.runner.profile import TOP_KERNELS, Kernel, summary
 from bench.runner.server import Server
+from bench.runner.worker import Worker
 
 MS = 1_000_000
 
@@ -103,7 +104,8 @@ def test_the_table_shows_each_kind_and_leaves_out_rows_without_a_profile() -> No
 def test_a_profiler_that_fails_costs_the_profile_and_not_the_cells(tmp_path: Path) -> None:
     job = Job(fake_row(), "synthetic", BUDGETS["quick"], ((1, 1),), tmp_path)
     diary = Diary(tmp_path, fake_result(cells=[fake_cell(1, 1)]))
-    server = Server(job, diary, pipe=None, manifest=None, device="cuda", sampling=None, devices=[])
+    nothing_loaded = Worker(job.row, job.weights, "cuda", image_digest=None)
+    server = Server(job, diary, nothing_loaded, sampling=None, devices=[])
     server.profile()
     assert diary.result.profile is None
     assert [anomaly.kind for anomaly in diary.result.anomalies] == ["no_profile"]

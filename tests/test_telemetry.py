@@ -120,7 +120,7 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
 
 
 def test_the_sampler_is_light_and_knows_no_torch(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()) as sampling:
+    with Telemetry(tmp_path, [], [os.getpid()]) as sampling:
         until(lambda: sampling.window(0, time.time()))
         process = psutil.Process(sampling._process.pid)  # type: ignore[union-attr]
         assert sampling.cpu_seconds < 0.5, "starting it takes longer than that"
@@ -129,7 +129,7 @@ def test_the_sampler_is_light_and_knows_no_torch(tmp_path: Path) -> None:
 
 
 def test_without_a_gpu_cpu_and_memory_are_sampled_and_gpu_columns_stay_empty(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()):
+    with Telemetry(tmp_path, [], [os.getpid()]):
         until(lambda: len(telemetry.read(tmp_path)) > 3)
     samples = telemetry.read(tmp_path)
     assert (tmp_path / "telemetry.csv.gz").exists()
@@ -145,7 +145,7 @@ def test_without_a_gpu_cpu_and_memory_are_sampled_and_gpu_columns_stay_empty(tmp
 
 
 def test_a_window_holds_its_own_samples_and_can_be_asked_while_sampling_goes_on(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()) as sampling:
+    with Telemetry(tmp_path, [], [os.getpid()]) as sampling:
         until(lambda: len(telemetry.read(tmp_path)) >= 4)
         times = [sample.t for sample in telemetry.read(tmp_path)]
         first = sampling.window(times[0], times[1])
@@ -157,7 +157,7 @@ def test_a_window_holds_its_own_samples_and_can_be_asked_while_sampling_goes_on(
 def test_a_killed_runner_still_leaves_its_telemetry_whole(tmp_path: Path) -> None:
     code = (
         "import os, sys, time; from pathlib import Path; from bench.runner.telemetry import Telemetry\n"
-        "with Telemetry(Path(sys.argv[1]), [], os.getpid()): time.sleep(60)"
+        "with Telemetry(Path(sys.argv[1]), [], [os.getpid()]): time.sleep(60)"
     )
     runner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     until(lambda: len(telemetry.read(tmp_path)) > 2)
@@ -168,7 +168,7 @@ def test_a_killed_runner_still_leaves_its_telemetry_whole(tmp_path: Path) -> Non
 
 
 def test_a_killed_sampler_leaves_lines_that_can_be_read(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()) as sampling:
+    with Telemetry(tmp_path, [], [os.getpid()]) as sampling:
         until(lambda: len(telemetry.read(tmp_path)) > 2)
         sampling._process.kill()  # type: ignore[union-attr]
     plain = tmp_path / "telemetry.csv"
@@ -178,7 +178,7 @@ def test_a_killed_sampler_leaves_lines_that_can_be_read(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_the_terminal_does_not_end_the_sampler_before_its_runner(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()) as sampling:
+    with Telemetry(tmp_path, [], [os.getpid()]) as sampling:
         until(lambda: telemetry.read(tmp_path))
         sampling._signal(signal.SIGINT)
         sampling._signal(signal.SIGTERM)
@@ -188,7 +188,7 @@ def test_ctrl_c_in_the_terminal_does_not_end_the_sampler_before_its_runner(tmp_p
 
 
 def test_a_paused_sampler_takes_no_sample_until_it_resumes(tmp_path: Path) -> None:
-    with Telemetry(tmp_path, [], os.getpid()) as sampling:
+    with Telemetry(tmp_path, [], [os.getpid()]) as sampling:
         until(lambda: telemetry.read(tmp_path))
         sampling.pause()
         time.sleep(0.1)

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from warm_ranks import fork_ranks, plant_on_rank, plant_other_weights
+
 from bench import identity, layout
 from bench.cli import main as cli
 from bench.host.local import Exit, Job, runner_arguments
@@ -154,6 +156,7 @@ def become_runner(order: dict[str, Any]) -> None:
         os.environ.update(order["environment"])
         if folder := os.environ.get("TINY_WEIGHTS"):
             identity.TINY_WEIGHTS = Path(folder)
+        fork_ranks()
         what, _, where = os.environ.get("FAULT", "").partition("@")
         if what:
             plant(what, where)
@@ -173,9 +176,14 @@ def become_runner(order: dict[str, Any]) -> None:
 
 def plant(what: str, where: str) -> None:
     """``where`` is the begin of a phase; ``saving N``, the N-th time that result.json is about to be renamed
-    into place; or ``request xN``, a request of N images."""
+    into place; ``request xN``, a request of N images, ``request xN on rank R``; or ``load on rank R``."""
     if where.startswith("saving "):
         plant_in_saving(what, int(where.split()[1]))
+    elif where.startswith("load on rank "):
+        plant_other_weights(where.split()[-1])
+    elif " on rank " in where:
+        request, number = where.split(" on rank ")
+        plant_on_rank(what, int(request.removeprefix("request x")), number, strike)
     elif where.startswith("request x"):
         plant_in_requests(what, int(where.removeprefix("request x")))
     else:
@@ -185,6 +193,8 @@ def plant(what: str, where: str) -> None:
 def strike(what: str) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "raise":
         raise ValueError("this request is broken")
     elif what == "deaf":

@@ -177,17 +177,17 @@ class LocalHandle:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def stop_when_parent_dies() -> Callable[[], None] | None:
+def stop_when_parent_dies(by: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
     """Run in the child before exec: a fan-out that is killed takes its runner along (by SIGTERM, so that
-    it still writes its result). Only Linux can."""
+    it still writes its result), and a runner its ranks (``runner.ranks``). Only Linux can."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
     def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(PR_SET_PDEATHSIG, by)
         if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), by)
 
     return ask

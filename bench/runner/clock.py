@@ -1,8 +1,8 @@
 """Where the time of one request went: text, denoise, decode, and the mean denoising step.
 
 On a GPU the marks are CUDA events: they cost microseconds and do not make the host wait. The request's own
-time is ``perf_counter`` around a full synchronise (``load.py`` around ``synchronise`` in ``row.py``), because
-only that includes what the host does.
+time is ``perf_counter`` around a full synchronise (``load.py`` around ``Worker.serve``), because only that
+includes what the host does. Ranks that share a request begin it together, and the last of them ends it.
 """
 
 from __future__ import annotations

@@ -57,18 +57,6 @@ class Diary:
         """A request that finished, counted or not."""
         self._requests.write(json.dumps(facts).encode() + b"\n")
 
-    def keep_picture(self, name: str, image: Any, latents: Any) -> None:
-        """``image``: uint8 array (height, width, 3); ``latents``: the tensor before the VAE."""
-        from PIL import Image
-        from safetensors.torch import save_file
-
-        folder = self.folder / layout.IMAGES
-        folder.mkdir(exist_ok=True)
-        with _renamed(folder / f"{name}.latents.safetensors") as temporary:
-            save_file({"latents": latents.detach().contiguous().cpu()}, temporary)
-        with _renamed(folder / f"{name}.png") as temporary:
-            Image.fromarray(image).save(temporary, format="png")
-
     def finish(self, cell: record.Cell) -> None:
         self.result.cells.append(cell)
         self.save(RUNNING)
@@ -85,6 +73,18 @@ class Diary:
     def _mark(self, phase: str, event: str) -> None:
         marker = {"t": time.time(), "phase": phase, "event": event}
         self._events.write(json.dumps(marker).encode() + b"\n")
+
+
+def keep_picture(folder: Path, name: str, image: Any, latents: Any) -> None:
+    """``image``: uint8 array (height, width, 3); ``latents``: the tensor before the VAE."""
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    with _renamed(folder / f"{name}.latents.safetensors") as temporary:
+        save_file({"latents": latents.detach().contiguous().cpu()}, temporary)
+    with _renamed(folder / f"{name}.png") as temporary:
+        Image.fromarray(image).save(temporary, format="png")
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from bench.runner.telemetry import GB, Device
 
 REPOSITORY = Path(__file__).parents[2]
 SPEED_PREFIXES = (
-    "NCCL_", "CUDA_", "CUDNN_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "KMP_", "NVIDIA_",
+    "NCCL_", "NVSHMEM_", "NVLINK_", "GLOO_", "UCX_",
+    "CUDA_", "CUDNN_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "KMP_", "NVIDIA_",
 )  # fmt: skip
 SAYS_NOTHING = frozenset({"NVIDIA_REQUIRE_CUDA"})
 """A kilobyte of driver ranges that an image would accept."""
@@ -36,7 +37,7 @@ class NotIdle(Exception):
 
 
 def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
-    """All but what only torch knows; see ``with_torch``."""
+    """All but what only torch knows; see ``torch_versions``."""
     import psutil
 
     commit, dirty = git_state()
@@ -66,19 +67,16 @@ def git_state() -> tuple[str | None, bool | None]:
     return commit.strip() if commit else None, None if changes is None else bool(changes.strip())
 
 
-def with_torch(environment: record.Environment) -> record.Environment:
-    """The same, with the versions of the CUDA libraries that torch brings along."""
+def torch_versions() -> dict[str, str | None]:
+    """Fields of ``record.Environment``: versions of the CUDA libraries that torch brings along."""
     import torch
 
-    if not environment.gpus:
-        return environment
     cudnn = torch.backends.cudnn.version()
-    versions = {
+    return {
         "cuda": torch.version.cuda,
         "cudnn": None if cudnn is None else str(cudnn),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())),
     }
-    return environment.model_copy(update=versions)
 
 
 def speed_variables(variables: Mapping[str, str]) -> dict[str, str]:

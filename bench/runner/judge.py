@@ -17,6 +17,7 @@ from bench.matrix import Row
 from bench.record import Anomaly, Code, Status
 from bench.runner import telemetry
 from bench.runner.environment import NotIdle
+from bench.runner.links import SlowLink, p2p_disabled
 from bench.runner.outputs import InvalidOutput
 from bench.runner.telemetry import Sample
 
@@ -25,16 +26,34 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
+class RankLost(Exception):
+    """A rank of several died, hung or diverged: nothing can be asked of any of them any more."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.reason)
+        self.status = status
+
+
+class RequestFailed(Exception):
+    """A replica could not serve one request; it and the others go on."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.reason)
+        self.status = status
+
+
 class Interrupted(BaseException):
     """Somebody asked the runner to stop. Not an ``Exception``: no cell may catch it."""
 
 
-SPEAKING = (NotApplied, Unavailable, NotIdle, GpuError, InvalidOutput, Interrupted)
+SPEAKING = (NotApplied, Unavailable, NotIdle, GpuError, SlowLink, InvalidOutput, Interrupted)
 """Our own exceptions: their message says it all, the class name would add nothing."""
 
 
 def status_of(error: BaseException) -> Status:
     """The status an exception stands for. The traceback's last lines go with those that are nobody's plan."""
+    if isinstance(error, (RankLost, RequestFailed)):
+        return error.status
     code, advice = _meaning(error)
     text = " ".join(str(error).split())[:400]
     name = "" if isinstance(error, SPEAKING) else type(error).__name__
@@ -48,7 +67,7 @@ def status_of(error: BaseException) -> Status:
 
 def ends_row(error: Exception) -> bool:
     """Whether what went wrong in one cell would go wrong in every other."""
-    return isinstance(error, (NotApplied, Unavailable)) or _is_disk(error)
+    return isinstance(error, (NotApplied, Unavailable, SlowLink, RankLost)) or _is_disk(error)
 
 
 def _meaning(error: BaseException) -> tuple[Code, str]:
@@ -56,7 +75,7 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
         return Code.NOT_APPLIED, ""
     if isinstance(error, Unavailable):
         return Code.UNAVAILABLE, ""
-    if isinstance(error, (NotIdle, GpuError)):
+    if isinstance(error, (NotIdle, GpuError, SlowLink)):
         return Code.INFRA, ""
     if isinstance(error, InvalidOutput):
         return Code.INVALID_OUTPUT, ""
@@ -120,11 +139,15 @@ def anomalies(
 
 def machine_anomalies(environment: record.Environment) -> list[Anomaly]:
     """What was odd about the machine before the row began."""
+    found = []
     load = environment.load_average[0]
-    if load <= ANOMALIES.load_per_cpu * environment.cpu_count:
-        return []
-    detail = f"load average {load:.1f} on {environment.cpu_count} processors before the row began"
-    return [Anomaly(kind="busy_machine", detail=detail)]
+    if load > ANOMALIES.load_per_cpu * environment.cpu_count:
+        detail = f"load average {load:.1f} on {environment.cpu_count} processors before the row began"
+        found.append(Anomaly(kind="busy_machine", detail=detail))
+    if len(environment.gpus) > 1 and (disabled := p2p_disabled(environment.variables)):
+        detail = f"{disabled}: the GPUs talk through the host's memory; unset it and run the row again"
+        found.append(Anomaly(kind="p2p_disabled", detail=detail))
+    return found
 
 
 def flagged(row: Row) -> list[Anomaly]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from bench import compare, record, stats
@@ -19,10 +20,11 @@ from bench.runner import row, tasks
 from bench.runner.clock import synchronise
 from bench.runner.diary import Diary
 from bench.runner.job import Job
-from bench.runner.load import closed_loop
+from bench.runner.load import OneLane, closed_loop
 from bench.runner.outputs import Output
 from bench.runner.server import Server
 from bench.runner.window import Facts
+from bench.runner.worker import Worker
 
 
 class Overhead(record.Strict):
@@ -58,9 +60,11 @@ def measure(job: Job, pairs: int) -> Overhead:
         job = replace(job, attempt_dir=Path(folder))
         diary = Diary(job.attempt_dir, row.opening(job))
         with row.serving(job, diary) as server:
+            if not isinstance(server.engine, Worker):
+                raise ValueError(f"{job.row.label}: overhead is measured on rows of one process")
             server.warm_up(images=1)
             sampler_before = server.sampling.cpu_seconds
-            paired = _pairs(server, pairs)
+            paired = _pairs(server, server.engine, pairs)
             sampler_cpu = server.sampling.cpu_seconds - sampler_before
         environment = diary.result.environment
     if environment is None:
@@ -68,40 +72,40 @@ def measure(job: Job, pairs: int) -> Overhead:
     return _judged(job, environment.host_id, paired, sampler_cpu)
 
 
-def _pairs(server: Server, pairs: int) -> Paired:
+def _pairs(server: Server, worker: Worker, pairs: int) -> Paired:
     paired = Paired([], [])
     for index in range(pairs):
         order = (_measured, _bare) if index % 2 else (_bare, _measured)
         for serve in order:
-            serve(server, index, paired)
+            serve(server, worker, index, paired)
     return paired
 
 
-def _bare(server: Server, index: int, paired: Paired) -> None:
+def _bare(server: Server, worker: Worker, index: int, paired: Paired) -> None:
     server.sampling.pause()
-    request = server.manifest.request(index, images=1)
-    synchronise(server.device)
+    request = worker.manifest.request(index, images=1)
+    synchronise(worker.device)
     begun = time.perf_counter()
-    tasks.generate(server.pipe, server.job.row, request)
-    synchronise(server.device)
+    tasks.generate(worker.pipe, worker.row, request)
+    synchronise(worker.device)
     paired.bare.append(time.perf_counter() - begun)
     server.sampling.resume()
 
 
-def _measured(server: Server, index: int, paired: Paired) -> None:
+def _measured(server: Server, worker: Worker, index: int, paired: Paired) -> None:
     """One request through the closed loop, with everything that a cell does for it."""
     cpu_of_request = 0.0
 
     def serve(_position: int) -> tuple[Output, Facts]:
         nonlocal cpu_of_request
         begun = time.process_time()
-        answer = server.serve(1, index)
+        answer = worker.serve(1, index)
         cpu_of_request = time.process_time() - begun
         return answer
 
     begun = time.process_time()
-    request = next(closed_loop(serve, users=1))
-    server.keep_books(request, users=1, images=1)
+    request = next(closed_loop(OneLane(serve, partial(worker.facts, 1)), users=1))
+    server.keep_books(request, users=1, images=1, counted=True)
     paired.bookkeeping_cpu += time.process_time() - begun - cpu_of_request
     paired.measured.append(request.latency_seconds)
 

@@ -17,27 +17,29 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from bench import identity, record
 from bench.axes import AXES
 from bench.axes.option import Unavailable
+from bench.axes.parallel import ranks_of
+from bench.host.attempt import cells_after
 from bench.host.gpus import Gpu, candidates, inventory, misfit
 from bench.matrix import Row
 from bench.record import Code, Status
-from bench.runner import compiler, environment, judge
+from bench.runner import environment, judge, links
 from bench.runner.diary import RUNNING, Diary
 from bench.runner.job import Job
+from bench.runner.ranks import Ranks
+from bench.runner.server import Server
 from bench.runner.telemetry import Telemetry
 from bench.runner.window import add_batch_efficiency, stability
-
-if TYPE_CHECKING:
-    from bench.runner.server import Server
+from bench.runner.worker import Engine, Worker
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,10 @@ def run(job: Job) -> record.Result:
         except BaseException as error:
             log.error("%s ends here", job.row.label, exc_info=error)
             status = judge.status_of(error)
+            if isinstance(error, judge.RankLost):
+                # As when a process dies that is a row's only one: what was at work is to blame, and the next
+                # attempt goes on behind it.
+                diary.result.cells = cells_after(status, diary.result.cells, job.cells)
         ignore_signals()
         _complete(job, diary.result, status)
         diary.close(status)
@@ -68,9 +74,10 @@ def _live(job: Job, diary: Diary) -> None:
     with serving(job, diary) as server:
         for users, images in job.cells:
             diary.finish(server.cell(users, images))
-        if server.device == "cuda" and job.budget.profile and _measured(diary.result, (1, 1)):
+        if server.engine.device == "cuda" and job.budget.profile and _measured(diary.result, (1, 1)):
             with diary.phase("profile"):
                 server.profile()
+        server.account_for_communication()
         if job.quality and any(cell.latency for cell in diary.result.cells):
             with diary.phase("quality"):
                 server.save_quality()
@@ -90,26 +97,37 @@ def serving(job: Job, diary: Diary) -> Iterator[Server]:
         result.environment = environment.collect(gpus)
         result.anomalies = judge.machine_anomalies(result.environment) + judge.flagged(row)
         diary.save(RUNNING)
-    device = "cuda" if gpus else "cpu"
-    with Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], os.getpid()) as sampling:
+    with ExitStack() as stack:
         with diary.phase("imports"):
-            compiler.use_cache(row.gpu or "cpu", result.environment.image_digest)
-            from bench.runner import models, tasks
-            from bench.runner.server import Server
-
-            models.pipeline_class(row)
-            result.environment = environment.with_torch(result.environment)
+            engine, pids = _engine(job, "cuda" if gpus else "cpu", result.environment.image_digest, stack)
+            sampling = stack.enter_context(Telemetry(job.attempt_dir, [gpu.uuid for gpu in gpus], pids))
+            versions = engine.prepare()
+            result.environment = result.environment.model_copy(update=versions)
+        if isinstance(engine, Ranks) and len(gpus) > 1:
+            with diary.phase("links"):
+                _check_links(row, engine, gpus, result.environment)
         with diary.phase("load"):
-            loaded = models.load(row, job.weights, device)
-            result.weights = loaded.weights
-            manifest = tasks.manifest(row, job.weights)
-            result.manifest_sha256 = manifest.sha256
-        server = Server(job, diary, loaded.pipe, manifest, device, sampling, devices)
+            result.weights, result.manifest_sha256, _ = engine.load()
         with diary.phase("quantise"):
-            server.apply(axis for axis in AXES if axis in QUANTISING)
+            engine.apply([axis for axis in AXES if axis in QUANTISING])
         with diary.phase("apply"):
-            server.apply(axis for axis in AXES if axis not in QUANTISING)
-        yield server
+            engine.apply([axis for axis in AXES if axis not in QUANTISING])
+        yield Server(job, diary, engine, sampling, devices)
+
+
+def _engine(job: Job, device: str, image_digest: str | None, stack: ExitStack) -> tuple[Engine, list[int]]:
+    """What serves the row, and the processes whose memory is its own: this one, or several that it starts."""
+    ranks = ranks_of(job.row)
+    if ranks == 1:
+        return Worker(job.row, job.weights, device, image_digest), [os.getpid()]
+    engine = stack.enter_context(Ranks(job, ranks, device, image_digest))
+    return engine, engine.pids
+
+
+def _check_links(row: Row, engine: Ranks, gpus: list[Gpu], machine: record.Environment) -> None:
+    indices = [gpu.index for gpu in gpus]
+    machine.links = links.links(engine.links(), indices, machine.topology)
+    links.require_fast(row.label, machine.links, machine.variables)
 
 
 def _claim(row: Row) -> list[Gpu]:

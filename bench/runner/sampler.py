@@ -35,7 +35,7 @@ GPU_COLUMNS = (
 )
 COLUMNS = ("t", "gpu", *GPU_COLUMNS, "cpu_percent", "rss_bytes")
 """``t`` is unix seconds, ``gpu`` a UUID (empty without one), ``cpu_percent`` of all processors of the
-machine, ``rss_bytes`` the resident memory of the watched process."""
+machine, ``rss_bytes`` the resident memory of the watched processes together."""
 
 Value = float | int | str | None
 
@@ -73,17 +73,18 @@ def sources(nvml: Any | None, uuids: list[str]) -> list[tuple[str, Callable[[], 
     return [(uuid, partial(read_gpu, nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))) for uuid in uuids]
 
 
-def watch(pid: int) -> Iterator[dict[str, Value]]:
-    """CPU share of the machine since the sample before (so the first has none) and the process's resident
-    memory; ends with the process."""
+def watch(pids: list[int]) -> Iterator[dict[str, Value]]:
+    """CPU share of the machine since the sample before (so the first has none) and the processes' resident
+    memory; ends with the first of them that does."""
     import psutil
 
-    process = psutil.Process(pid)
+    processes = [psutil.Process(pid) for pid in pids]
     psutil.cpu_percent()  # the first call has no interval behind it and returns 0.0
     share = None
     while True:
         try:
-            yield {"cpu_percent": share, "rss_bytes": process.memory_info().rss}
+            rss = sum(process.memory_info().rss for process in processes)
+            yield {"cpu_percent": share, "rss_bytes": rss}
         except psutil.NoSuchProcess:
             return
         share = psutil.cpu_percent()
@@ -115,7 +116,8 @@ def compress(plain: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Sample GPUs and CPU until stdin closes.")
     parser.add_argument("path", type=Path)
-    parser.add_argument("--pid", type=int, required=True)
+    parser.add_argument("--pid", type=int, action="append", required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--hertz", type=float, required=True)
     parser.add_argument("--gpu", action="append", default=[])
     options = parser.parse_args(argv)
@@ -127,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     gpus = sources(nvml, options.gpu)
     with options.path.open("w", encoding="utf-8", buffering=1) as file:
         file.write(",".join(COLUMNS) + "\n")
-        for now, shared in zip(ticks(1 / options.hertz, options.pid), watch(options.pid), strict=False):
+        for now, shared in zip(ticks(1 / options.hertz, options.parent), watch(options.pid), strict=False):
             for uuid, read in gpus:
                 file.write(line({"t": f"{now:.3f}", "gpu": uuid, **read(), **shared}))
     compress(options.path)

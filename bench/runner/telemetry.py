@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import signal
 import subprocess
 import sys
@@ -64,12 +65,14 @@ class Telemetry:
     where the last window began.
     """
 
-    def __init__(self, attempt_dir: Path, gpu_uuids: Sequence[str], pid: int) -> None:
+    def __init__(self, attempt_dir: Path, gpu_uuids: Sequence[str], pids: Sequence[int]) -> None:
+        """``pids``: the processes whose resident memory is summed."""
         self._path = attempt_dir / "telemetry.csv"
         gpus = chain.from_iterable(("--gpu", uuid) for uuid in gpu_uuids)
         hertz = TELEMETRY.hertz if gpu_uuids else TELEMETRY.cpu_hertz
         self._command = [sys.executable, "-P", sampler.__file__, str(self._path)]
-        self._command += ["--pid", str(pid), "--hertz", str(hertz), *gpus]
+        watched = chain.from_iterable(("--pid", str(pid)) for pid in pids)
+        self._command += [*watched, "--parent", str(os.getpid()), "--hertz", str(hertz), *gpus]
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = 0
 
@@ -143,6 +146,7 @@ class Device:
 def memory(samples: Sequence[Sample], devices: Sequence[Device]) -> record.Memory:
     """Averages over all GPUs of the row; a peak is that of the fullest one."""
     used = _values(samples, "memory_used_bytes")
+    sums = _sums(samples, "memory_used_bytes", len(devices)) if len(devices) > 1 else []
     rss = _values(samples, "rss_bytes")
     total_gb = _mean([device.total_gb for device in devices])
     average_gb, peak_gb = _scaled(_mean(used), 1 / GB), _scaled(max(used, default=None), 1 / GB)
@@ -154,6 +158,8 @@ def memory(samples: Sequence[Sample], devices: Sequence[Device]) -> record.Memor
         used_peak_gb=peak_gb,
         used_avg_percent=_scaled(average_gb, percent),
         used_peak_percent=_scaled(peak_gb, percent),
+        together_avg_gb=_scaled(_mean(sums), 1 / GB),
+        together_peak_gb=_scaled(max(sums, default=None), 1 / GB),
         process_rss_peak_gb=_scaled(max(rss, default=None), 1 / GB),
     )
 
@@ -180,6 +186,40 @@ def power(samples: Sequence[Sample], devices: Sequence[Device], images_per_s: fl
         power_cap_share=share_with(samples, TELEMETRY.power_cap_bit),
         slowdown_share=share_with(samples, TELEMETRY.slowdown_bits),
     )
+
+
+def by_gpu(
+    samples: Sequence[Sample], devices: Sequence[Device], torch_peaks: Sequence[tuple[int, int]]
+) -> list[record.GpuFigures]:
+    """``torch_peaks``: (allocated, reserved) bytes of each, in the devices' order."""
+    figures = []
+    for device, (allocated, _) in zip(devices, torch_peaks, strict=True):
+        own = _of(samples, device.uuid)
+        used, busy = _values(own, "memory_used_bytes"), _values(own, "gpu_busy_percent")
+        figures.append(
+            record.GpuFigures(
+                uuid=device.uuid,
+                memory_used_avg_gb=_scaled(_mean(used), 1 / GB),
+                memory_used_peak_gb=_scaled(max(used, default=None), 1 / GB),
+                torch_allocated_peak_gb=allocated / GB,
+                gpu_busy_avg_percent=_mean(busy),
+                gpu_busy_peak_percent=max(busy, default=None),
+                sm_clock_avg_mhz=_mean(_values(own, "sm_clock_mhz")),
+                memory_clock_avg_mhz=_mean(_values(own, "memory_clock_mhz")),
+                power_average_w=_mean(_values(own, "power_w")),
+                temperature_peak_c=max(_values(own, "temperature_c"), default=None),
+            )
+        )
+    return figures
+
+
+def _sums(samples: Sequence[Sample], column: str, gpus: int) -> list[float]:
+    """Over all GPUs, at each moment that all of them were read."""
+    moments: dict[float, list[float]] = {}
+    for sample in samples:
+        if column in sample.values:
+            moments.setdefault(sample.t, []).append(sample.values[column])
+    return [sum(values) for values in moments.values() if len(values) == gpus]
 
 
 def energy_rate_w(samples: Sequence[Sample]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench import config, record, stats, steady
 from bench.axes.option import Counts
@@ -24,6 +24,9 @@ class Facts:
     counts: dict[str, Counts] = field(default_factory=dict)
     """axis -> what its option counted"""
 
+    def counting(self, axis: str, **more: int) -> Facts:
+        return replace(self, counts={**self.counts, axis: {**self.counts.get(axis, {}), **more}})
+
 
 @dataclass(frozen=True)
 class Window:
@@ -33,12 +36,16 @@ class Window:
     images: int
     load: str
     served: Sequence[Served[Facts]]
-    samples: Sequence[Sample]
-    """Telemetry between the first steady request's schedule and the last one's end."""
+    """In the order in which they were done."""
     devices: Sequence[Device]
     recompiles: int
-    torch_peak_bytes: tuple[int, int] | None
-    """(allocated, reserved) at most; None without a GPU."""
+    torch_peak_bytes: Sequence[tuple[int, int]]
+    """(allocated, reserved) at most, by GPU; empty without one."""
+    samples: Sequence[Sample] = ()
+    """Telemetry between ``begin`` and ``end``."""
+
+    def seeing(self, samples: Sequence[Sample]) -> Window:
+        return replace(self, samples=samples)
 
     @property
     def steady(self) -> Sequence[Served[Facts]]:
@@ -46,7 +53,8 @@ class Window:
 
     @property
     def begin(self) -> float:
-        return self.steady[0].scheduled
+        """Of several servers the one that began later may be done first."""
+        return min(request.scheduled for request in self.steady)
 
     @property
     def end(self) -> float:
@@ -77,6 +85,7 @@ def cell_of(window: Window, settled: bool) -> record.Cell:
         memory=_memory(window),
         utilisation=telemetry.utilisation(window.samples),
         power=power,
+        gpus=_by_gpu(window),
         counts=counts,
         anomalies=judge.anomalies(latencies, window.samples, window.recompiles, counts),
         load=window.load,
@@ -129,12 +138,17 @@ def _thirds_apart(values: Sequence[float]) -> bool:
     return high < other_low or other_high < low
 
 
+def _by_gpu(window: Window) -> list[record.GpuFigures]:
+    if len(window.devices) < 2:
+        return []
+    return telemetry.by_gpu(window.samples, window.devices, window.torch_peak_bytes)
+
+
 def _memory(window: Window) -> record.Memory:
     memory = telemetry.memory(window.samples, window.devices)
-    if window.torch_peak_bytes is not None:
-        allocated, reserved = window.torch_peak_bytes
-        memory.torch_allocated_peak_gb = allocated / telemetry.GB
-        memory.torch_reserved_peak_gb = reserved / telemetry.GB
+    if window.torch_peak_bytes:
+        memory.torch_allocated_peak_gb = max(each for each, _ in window.torch_peak_bytes) / telemetry.GB
+        memory.torch_reserved_peak_gb = max(each for _, each in window.torch_peak_bytes) / telemetry.GB
     return memory
 
 

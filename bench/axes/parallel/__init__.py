@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.axes.parallel import alone, fsdp, native, xdit
+from bench.axes.parallel import alone, fsdp, native, replicas, xdit
 from bench.axes.parallel.degrees import degrees_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CPU_REPLICAS = 2
 """A row without GPUs has no number of them for ``replicas`` to follow."""
 
-OPTIONS = (alone.NONE, *native.OPTIONS, *fsdp.OPTIONS, *xdit.OPTIONS)
+OPTIONS = (alone.NONE, replicas.OPTION, *native.OPTIONS, *fsdp.OPTIONS, *xdit.OPTIONS)
 
 
 def ranks_of(row: Row) -> int:

@@ -1,0 +1,125 @@
+"""One rank: a process that does what the conductor (``ranks.Ranks``) asks of all of them, in the same order.
+
+``python -m bench.runner.rank FD``: FD is one end of a socket pair, over which a ``Place`` comes first, then
+orders. A rank ends when that end closes, so none outlives its conductor. It decides nothing and writes
+nothing but its log and the quality pictures.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bench.runner import judge
+from bench.runner.clock import synchronise
+from bench.runner.links import Measured, exchange
+from bench.runner.messages import LOCALHOST, Done, Failed, Place, Sketch
+from bench.runner.worker import Worker
+
+PEER_WORDS = ("closed by peer", "reset by peer", "Broken pipe", "third_party/gloo", "Timed out waiting")
+"""Of gloo's errors when another rank is gone or late, for which torch has no class."""
+
+
+class RankWorker(Worker):
+    def __init__(self, place: Place) -> None:
+        super().__init__(place.row, place.weights, place.device, place.image_digest)
+        self.place = place
+        self._control: Any = None
+        """A gloo group, on which ranks wait for each other before they begin a request."""
+
+    def prepare(self) -> dict[str, str | None]:
+        """As a worker does, and joins the others: the default group exists before anything is loaded."""
+        versions = super().prepare()
+        self._join()
+        return versions
+
+    def _join(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        place = self.place
+        patience = timedelta(seconds=place.collective_seconds)
+        if self.device == "cuda":
+            torch.cuda.set_device(place.rank)
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # public by its documentation
+            LOCALHOST,
+            place.store_port,
+            place.ranks,
+            is_master=place.rank == 0,
+            timeout=patience,
+            wait_for_workers=False,
+            master_listen_fd=place.store_fd,
+        )
+        backend = "cpu:gloo,cuda:nccl" if self.device == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=store, rank=place.rank, world_size=place.ranks, timeout=patience
+        )
+        self._control = dist.new_group(backend="gloo", timeout=patience)
+
+    def links(self) -> list[Measured]:
+        """Bandwidth to every other rank, before weights take the memory."""
+        return exchange(self.place.rank, self.place.ranks, self.device)
+
+    def answer(self, images: int, index: int) -> Done:
+        """One request: begun together with the others where all compute it."""
+        import torch.distributed as dist
+
+        if self.place.together:
+            synchronise(self.device)
+            dist.barrier(self._control)
+        output, facts = self.serve(images, index)
+        finished = time.perf_counter()
+        return Done(finished, self.facts(images, (output, facts)), Sketch.of(output, facts))
+
+
+def of_a_peer(error: BaseException) -> bool:
+    import torch.distributed as dist
+
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in PEER_WORDS)
+
+
+def serve(connection: Connection, worker: RankWorker) -> None:
+    """Until the conductor closes its end."""
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            reply = getattr(worker, name)(*arguments)
+        except BaseException as error:  # whatever it is, the conductor must hear of it
+            logging.error("%s", name, exc_info=error)
+            reply = Failed(judge.status_of(error), of_a_peer(error))
+        with suppress(BrokenPipeError):
+            connection.send(reply)
+
+
+def main() -> None:
+    fd = int(sys.argv[1])
+    os.set_inheritable(fd, False)
+    # Ctrl-C reaches the whole group. Only the conductor decides, and ends its ranks itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Even of a thread that waits inside a collective: the log then says where.
+    faulthandler.register(signal.SIGUSR1)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    with Connection(fd) as connection:
+        serve(connection, RankWorker(connection.recv()))
+    # Not by way of exit handlers: NCCL's would wait for peers that are gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Two ranks, and one of them dies, hangs, raises or diverges: the row ends, says who and why, keeps what was
+finished and leaves no process behind. Real ranks (gloo, Ulysses) on the tiny FLUX, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from fakes import fake_row
+from test_failures import assert_honest, campaign, codes, only_result
+from warm_runner import WarmExecutor, WarmServer
+
+from bench import identity, layout
+from bench.config import PROBE
+from bench.host.local import Job
+from bench.record import Code, Result
+
+ULYSSES = fake_row(hardware="cpu", precision="fp32", steps=2, parallel="ulysses2")
+REPLICAS = fake_row(hardware="cpu", precision="fp32", steps=2, parallel="replicas")
+CELLS = ((1, 1), (1, 2))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
+    with WarmServer(tmp_path_factory.mktemp("warm")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(identity, "code_sha256", lambda row: "frozen")
+
+
+def ended(server: WarmServer, results: Path, fault: str) -> Result:
+    """The row under a fault; nothing of it is left, and its files are whole."""
+    executor = WarmExecutor(server, FAULT=fault)
+    campaign(results, executor, row=ULYSSES, cells=CELLS)
+    assert_honest(results, executor)
+    return only_result(results)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "says", "log"),
+    [
+        ("kill", Code.CRASHED, "killed by SIGKILL", ""),
+        ("raise", Code.CRASHED, "ValueError: this request is broken", "this request is broken"),
+        ("memory", Code.OOM, "memory", ""),
+        ("stop", Code.TIMEOUT, "was stopped for 2 s", "in strike"),
+        ("hang", Code.TIMEOUT, "did not answer for", "in strike"),
+        ("nan", Code.INVALID_OUTPUT, "NaN", ""),
+        ("diverge", Code.INVALID_OUTPUT, "of 255 levels away", ""),
+        ("steps", Code.INVALID_OUTPUT, "3 denoising steps, not 2", ""),
+    ],
+)
+def test_a_rank_that_fails_ends_the_row_in_its_own_name_and_keeps_what_was_finished(
+    server: WarmServer, tmp_path: Path, what: str, code: Code, says: str, log: str
+) -> None:
+    result = ended(server, tmp_path, f"{what}@request x2 on rank 1")
+    assert result.status.code is code, result.status
+    assert "rank 1" in result.status.reason
+    assert says in result.status.reason
+    assert log in "\n".join(result.status.log_tail)
+    assert codes(result) == {"1x1": "ok", "1x2": code.value}
+    assert result.cells[0].latency is not None
+
+
+def test_the_rank_that_others_wait_for_may_be_the_first(server: WarmServer, tmp_path: Path) -> None:
+    result = ended(server, tmp_path, "kill@request x1 on rank 0")
+    assert result.status.code is Code.CRASHED
+    assert "rank 0 of 2: the runner was killed by SIGKILL" in result.status.reason
+    assert codes(result) == {"1x1": "crashed", "1x2": "crashed"}
+
+
+def test_ranks_that_hold_other_weights_never_measure(server: WarmServer, tmp_path: Path) -> None:
+    result = ended(server, tmp_path, "differ@load on rank 1")
+    assert result.status.code is Code.INVALID_OUTPUT
+    assert "rank 1 of 2: it holds other weights" in result.status.reason
+    assert all(cell.latency is None for cell in result.cells)
+
+
+def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer, tmp_path: Path) -> None:
+    executor = WarmExecutor(server, FAULT="memory@request x2 on rank 1")
+    campaign(tmp_path, executor, row=REPLICAS, cells=((1, 1), (1, 2), (4, 1)))
+    assert_honest(tmp_path, executor)
+    result = only_result(tmp_path)
+    assert codes(result) == {"1x1": "ok", "1x2": "oom", "4x1": "ok"}
+    assert "rank 1 of 2" in result.status.reason
+
+
+# --- The conductor ends ------------------------------------------------------------------------------
+
+
+def started(server: WarmServer, folder: Path, fault: str = "") -> tuple[WarmExecutor, list[psutil.Process]]:
+    """A runner, and its ranks, once they serve."""
+    executor = WarmExecutor(server, FAULT=fault)
+    attempt = folder / "attempt"
+    attempt.mkdir()
+    executor.start(Job(ULYSSES, "tiny", "probe", CELLS, attempt))
+    requests = attempt / layout.REQUESTS
+    deadline = time.monotonic() + 120
+    while not (requests.exists() and requests.read_text()):
+        assert time.monotonic() < deadline, (attempt / layout.LOG).read_text()
+        time.sleep(0.05)
+    pids = [int((attempt / layout.rank_log(rank)).stat().st_size >= 0) for rank in range(2)]
+    assert pids == [1, 1]
+    group = executor.handles[0].pid
+    ranks = [each for each in psutil.Process(group).children() if "sampler" not in " ".join(each.cmdline())]
+    assert len(ranks) == 2
+    return executor, ranks
+
+
+def test_ranks_die_with_a_conductor_that_is_killed(server: WarmServer, tmp_path: Path) -> None:
+    executor, ranks = started(server, tmp_path, fault="hang@request x2 on rank 1")
+    os.kill(executor.handles[0].pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+
+
+def test_a_row_of_ranks_that_is_asked_to_stop_keeps_its_cells_and_ends_them(
+    server: WarmServer, tmp_path: Path
+) -> None:
+    executor, ranks = started(server, tmp_path, fault="hang@request x2 on rank 1")
+    attempt = tmp_path / "attempt"
+    while '"warm-up x2"' not in (attempt / layout.EVENTS).read_text():
+        time.sleep(0.05)
+    executor.handles[0].stop()
+    exit_ = executor.handles[0].wait(60)
+    assert exit_ is not None
+    assert exit_.code == 3
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+    from bench import record
+
+    result = record.load(attempt / layout.RESULT)
+    assert result.status.code is Code.INTERRUPTED
+    assert codes(result) == {"1x1": "ok", "1x2": "interrupted"}
+
+
+assert PROBE.n == 3, "the requests of a cell that these tests wait for"
