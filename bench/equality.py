@@ -39,10 +39,10 @@ ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "n
 
 
 def cases(hardware: str, ranks: int) -> Iterator[Case]:
-    """Each method of so many ranks, then the parallel VAE on top of Ulysses."""
-    methods = {id: degrees for id in AXES["parallel"] if (degrees := degrees_of(id))}
-    for id, degrees in methods.items():
-        if degrees.ranks == ranks:
+    """Each method of so many ranks that this hardware has, then the parallel VAE on top of Ulysses."""
+    for id, option in AXES["parallel"].items():
+        degrees = degrees_of(id)
+        if degrees and degrees.ranks == ranks and not (hardware == "cpu" and option.needs_gpu):
             for cache in CACHES if not degrees.xdit else CACHES[:1]:
                 yield from _of_use_cases(hardware, "parallel", _stack(id, degrees) | {"cache": cache})
     yield from _of_use_cases(hardware, "vae", {"parallel": f"ulysses{ranks}", "vae": "parallel"})

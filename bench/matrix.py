@@ -126,11 +126,14 @@ class Row(BaseModel):
         return f"row {self.row} ({'+'.join(changed)} on {self.hardware}, {case})"
 
 
+_CLEARER = {("vae", "parallel"): "vae-parallel"}
+
+
 def layers(stack: Mapping[str, str]) -> dict[str, str]:
     """axis -> name of its option, for what is not plain; the precision always. The transformer and T5 have
-    options of one name, so T5's say so: ``t5-bnb-nf4``."""
+    options of one name, so T5's say so: ``t5-bnb-nf4``. And ``vae-parallel`` says what is parallel."""
     return {
-        axis: f"t5-{option}" if axis == "text_encoder" else option
+        axis: f"t5-{option}" if axis == "text_encoder" else _CLEARER.get((axis, option), option)
         for axis, option in stack.items()
         if option != PLAIN.get(axis)
     }

@@ -1,8 +1,8 @@
 """The plan's phases: which rows each one declares, and which phase a row belongs to.
 
 Declared so far: phase 1, phase 2 (each quantisation alone), the layers of phase 3 alone and its first
-combinations; which, stands in ``bench/layers.py``. ``fluxbench matrix`` appends what is declared and not in
-matrix.csv; a declaration, once appended, keeps its id for ever.
+combinations (which, stands in ``bench/layers.py``), and phase 4 (``bench/several_gpus.py``). ``fluxbench
+matrix`` appends what is declared and not in matrix.csv; a declaration, once appended, keeps its id for ever.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from bench import several_gpus
 from bench.layers import COMBINATIONS, CPU_LAYERS, FP32_LAYERS, GPU_LAYERS, LAYERS, Layer, Stack
 from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
 from bench.rules import refusals
@@ -33,6 +34,8 @@ USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
 USE_CASES = tuple(product(TASKS, CONTROLS))
 CORE_CONTROLS = {"none", "canny"}
 """Depth and pose are extended: the same compute through one union ControlNet."""
+CORE_USE_CASES = tuple(case for case in USE_CASES if case[1] in CORE_CONTROLS)
+TEXT_TO_IMAGE = ("txt2img", "none")
 
 BASELINE_PRECISIONS = {
     "fp32": "baseline: the plan's starting point",
@@ -83,6 +86,34 @@ def declared() -> Iterator[Declared]:
             stack = REFERENCE | combination.changes
             parent = stack | {combination.added: REFERENCE[combination.added]}
             yield _declare(_place(hardware, use_case), stack, parent, combination.why)
+    for gpu in dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES):
+        yield from _one_gpu(gpu)
+        for hardware, count in several_gpus.NODES.items():
+            if hardware.startswith(gpu):
+                yield from _node(hardware, count)
+
+
+def _one_gpu(gpu: str) -> Iterator[Declared]:
+    """What several are held against; at the usual size the GPUs of phases 1 to 3 have it already."""
+    hardware, steps = f"{gpu}x1", list(several_gpus.one_gpu(fp8=gpu != "a100"))
+    if hardware not in GPUS:
+        for use_case in CORE_USE_CASES:
+            yield from _descend(_place(hardware, use_case), steps)
+    yield from _descend(_place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE), steps)
+
+
+def _node(hardware: str, count: int) -> Iterator[Declared]:
+    for use_case in CORE_USE_CASES:
+        yield from _descend(_place(hardware, use_case), several_gpus.everywhere(count))
+    yield from _descend(_place(hardware, TEXT_TO_IMAGE), several_gpus.text_to_image(count))
+    large = _place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE)
+    yield from _descend(large, several_gpus.large(count))
+
+
+def _descend(place: tuple[str, ...], steps: Iterable[several_gpus.Step]) -> Iterator[Declared]:
+    for step in steps:
+        parent = None if step.parent is None else REFERENCE | step.parent
+        yield _declare(place, REFERENCE | step.changes, parent, step.why)
 
 
 def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
@@ -95,10 +126,12 @@ def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
                 yield _declare(_place(hardware, use_case), stack, parent, layer.why)
 
 
-def _place(hardware: str, use_case: tuple[str, str], steps: int | None = None) -> tuple[str, ...]:
+def _place(
+    hardware: str, use_case: tuple[str, str], *, size: int | None = None, steps: int | None = None
+) -> tuple[str, ...]:
     """Hardware, workload and use case, as an identity begins."""
-    model, size, usual_steps = WORKLOADS.get(hardware, USUAL_WORKLOAD)
-    return (hardware, model, str(size), str(steps or usual_steps), *use_case)
+    model, usual_size, usual_steps = WORKLOADS.get(hardware, USUAL_WORKLOAD)
+    return (hardware, model, str(size or usual_size), str(steps or usual_steps), *use_case)
 
 
 def _declare(place: tuple[str, ...], stack: Stack, parent: Stack | None, why: str) -> Declared:

@@ -82,13 +82,13 @@ _METHODS = {
 
 def text_to_image(count: int) -> Iterator[Step]:
     """For txt2img without a ControlNet, at its usual size."""
-    ulysses = {"parallel": f"ulysses{count}"}
-    yield Step(ulysses, REPLICAS, "Ulysses, eager: what launches cost several GPUs")
-    yield Step(
-        COMPILED | ulysses | {"quantization": "scaledmm-fp8-row"},
-        COMPILED | ulysses,
-        "Ulysses with our dynamic FP8, compiled",
-    )
+    eager = {"parallel": f"ulysses{count}"}
+    ulysses, skipping = COMPILED | eager, {"cache": "replay-65"}
+    fp8 = ulysses | {"quantization": "scaledmm-fp8-row"}
+    yield Step(eager, REPLICAS, "Ulysses, eager: what launches cost several GPUs")
+    yield Step(fp8, ulysses, "Ulysses with our dynamic FP8, compiled")
+    yield Step(ulysses | skipping, ulysses, "Ulysses with a cache that skips 65 % of the steps, compiled")
+    yield Step(fp8 | skipping, fp8, "Ulysses with FP8 and a cache that skips 65 % of the steps, compiled")
     yield Step(
         COMPILED | {"parallel": f"fsdp{count}", "precision": "fp32"},
         COMPILED | {"parallel": f"fsdp{count}"},

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import matrix_file, phases
+from bench import matrix_file, phases, several_gpus
 from bench.axes import AXES
+from bench.axes.parallel import ranks_of
 from bench.images import image_of
 from bench.listing import stack_text
 from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row, layers
@@ -77,7 +78,10 @@ def test_reworded_reasons_follow_the_declaration_and_foreign_rows_stay() -> None
 
 def test_all_of_phase_one_stands_in_the_matrix() -> None:
     baseline = [
-        row for row in DECLARED if phases.phase_of(row) == 1 and row.precision != "tf32" and row.steps == 28
+        row
+        for row in DECLARED
+        if phases.phase_of(row) == 1 and row.hardware in phases.HARDWARE
+        if row.precision != "tf32" and row.steps == 28 and row.size != several_gpus.LARGE
     ]
     places = Counter((row.hardware, row.precision, row.use_case) for row in baseline)
     assert set(places.values()) == {1}
@@ -144,3 +148,29 @@ def test_a_combination_changes_one_thing_from_a_parent_that_stands_before_it() -
         parent = rows[row.parent]
         assert sum(row.stack[axis] != parent.stack[axis] for axis in AXIS_NAMES) == 1
         assert int(parent.row) < int(row.row)
+
+
+def test_every_method_of_a_node_descends_from_replicas_and_has_its_one_gpu_beside_it() -> None:
+    """What a node is judged by: its own throughput control, and the rows under x1 that it scales from."""
+    by_id = {row.row: row for row in DECLARED}
+    nodes = [row for row in DECLARED if row.gpu_count > 1]
+    assert {row.hardware for row in nodes} == set(several_gpus.NODES)
+    alone = {(row.gpu, row.size, row.use_case, row.compilation) for row in DECLARED if row.gpu_count == 1}
+    for row in nodes:
+        assert phases.phase_of(row) == 4
+        assert ranks_of(row) == row.gpu_count
+        assert (row.gpu, row.size, row.use_case, row.compilation) in alone
+        oldest = row
+        while oldest.parent:
+            oldest = by_id[oldest.parent]
+        assert oldest.stack == REFERENCE | {"parallel": "replicas"}
+    methods = {row.parallel for row in nodes}
+    assert methods == set(AXES["parallel"]) - {"none"}
+
+
+def test_several_gpus_are_tried_at_two_sizes_and_on_every_core_use_case() -> None:
+    for hardware in several_gpus.NODES:
+        rows = [row for row in DECLARED if row.hardware == hardware]
+        assert {row.size for row in rows} == {1024, several_gpus.LARGE}
+        assert {row.use_case for row in rows} == set(phases.CORE_USE_CASES)
+        assert {row.vae for row in rows} == {"full", "parallel"}

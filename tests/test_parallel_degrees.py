@@ -125,7 +125,7 @@ def test_eager_ranks_and_idle_gpus_are_allowed_and_flagged(on: Callable[..., Row
 def test_the_equality_cases_hold_every_method_on_every_core_use_case() -> None:
     from bench.equality import cases
 
-    found = list(cases("cpu", 4))
+    found = list(cases("h100x4", 4))
     methods = {option for axis, option, _ in found if axis == "parallel"}
     assert methods == {id for id in AXES["parallel"] if (d := degrees_of(id)) and d.ranks == 4}
     for option in methods | {"parallel"}:

@@ -54,10 +54,11 @@ def _require_package(option: str, session: Session) -> None:
 
 def _engine(degrees: Degrees, session: Session) -> Any:
     """xDiT's process groups, over the ranks that are there, and its settings."""
+    import torch
     from xfuser import xFuserArgs
     from xfuser.core.distributed import init_distributed_environment
 
-    init_distributed_environment()
+    init_distributed_environment(local_rank=torch.cuda.current_device())
     engine, _ = xFuserArgs(
         ulysses_degree=degrees.ulysses * degrees.fsdp,
         ring_degree=degrees.ring,
