@@ -3,13 +3,15 @@
 On a GPU quanto would compile a CUDA extension for fp8 weights at first use (Marlin: nvcc, and minutes of
 rented time). fp8 is therefore stored in quanto's portable form, on every device. int4 in bf16 runs on a
 kernel of torch's own; in another dtype it needs such an extension: on a GPU it is refused, on a CPU it is
-compiled with g++.
+compiled with g++ at first use, or was when the image was built.
 """
 
 from __future__ import annotations
 
 import shutil
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from bench.axes.option import Unavailable
@@ -47,9 +49,29 @@ fp8: Convert = partial(_convert, "qfloat8_e4m3fn")
 def int4(work: Work) -> dict[str, Any]:
     import torch
 
-    if work.session.dtype is not torch.bfloat16:
+    if work.session.dtype is not torch.bfloat16 and not _loaded_prebuilt():
         _require_compiler(work)
     return _convert("qint4", work)
+
+
+def _loaded_prebuilt() -> bool:
+    """Whether the extension has been compiled for this torch. It is imported as it is then: quanto would ask
+    ninja again whether it is current, which writes into a folder that a container may only read."""
+    import torch
+    from optimum.quanto.library.extensions.extension import get_extension
+
+    extension = get_extension("quanto_cpp")
+    folder = Path(extension.build_directory)
+    version, library = folder / "pytorch_version.txt", folder / "quanto_cpp.so"
+    if not library.exists() or not version.exists() or version.read_text().strip() != torch.__version__:
+        return False
+    if extension._lib is None:
+        spec = spec_from_file_location("quanto_cpp", library)
+        assert spec is not None
+        assert spec.loader is not None
+        extension._lib = module_from_spec(spec)
+        spec.loader.exec_module(extension._lib)
+    return True
 
 
 def _require_compiler(work: Work) -> None:
