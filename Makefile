@@ -44,11 +44,11 @@ $(INSTALLED): pyproject.toml
 	  { echo "fluxbench needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) $(TORCH)
-	$(PIP_INSTALL) --editable '.[run,quantization,report]'
+	$(PIP_INSTALL) --editable '.[run,quantization,parallel,report]'
 	@echo '$(TORCH)' > $@
 
 $(DEVELOPMENT): $(INSTALLED)
-	$(PIP_INSTALL) --editable '.[run,quantization,report,dev]'
+	$(PIP_INSTALL) --editable '.[run,quantization,parallel,report,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes
