@@ -9,6 +9,7 @@ from bench.report import names
 from bench.report.gains import Gains
 from bench.report.matrix_table import memory_gb
 from bench.report.pool import Measurement
+from bench.report.scaling import Scaled
 
 MOST_STACKS = 20
 """A chart shows the fastest; the table beside it shows all."""
@@ -124,3 +125,25 @@ def gain_rows(gains: Gains) -> Rows:
             }
         )
     return rows
+
+
+BASES = ("same stack on one GPU", "fastest lossless stack on one GPU")
+"""Whose T1 an efficiency is of."""
+
+
+def efficiency_rows(scaled: Sequence[Scaled]) -> Rows:
+    rows: Rows = []
+    for each in scaled[:MOST_STACKS]:
+        for basis, one in zip(BASES, (each.own, each.best), strict=True):
+            share = each.efficiency(one)
+            if share is not None:
+                rows.append({"stack": _label(each.measurement), "basis": basis, "percent": 100 * share})
+    return rows
+
+
+def throughput_rows(scaled: Sequence[Scaled]) -> Rows:
+    return [
+        {"stack": _label(each.measurement), "users": users, "images": images}
+        for each in scaled[:MOST_STACKS]
+        for users, images in each.throughputs().items()
+    ]

@@ -15,18 +15,22 @@ import altair as alt
 from altair.utils.schemapi import debug_mode
 
 from bench.report.chart_data import (
+    BASES,
     MOST_STACKS,
     Rows,
+    efficiency_rows,
     gain_rows,
     kernel_rows,
     latency_rows,
     life_rows,
     memory_rows,
     quality_rows,
+    throughput_rows,
 )
 from bench.report.gains import Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.matrix_table import scope
+from bench.report.scaling import Scaled
 
 INK, MUTED, GRID, MARK, ACCENT, PAPER = "#1b1f24", "#59626d", "#d5dae1", "#8a94a0", "#0b62c4", "#ffffff"
 
@@ -63,7 +67,7 @@ class Figure:
         return specification | {"datasets": {"rows": self.data}}
 
 
-def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
+def figures(section: Section, case: UseCase, gains: Gains, scaled: Sequence[Scaled] = ()) -> list[Figure]:
     """The charts that the use case has data for."""
     stem = f"{section.slug}-{case.slug}"
     shown = [each for each in case.measurements if each.cell()][:MOST_STACKS]
@@ -84,6 +88,8 @@ def figures(section: Section, case: UseCase, gains: Gains) -> list[Figure]:
         *figure("kernels", "Where the GPU's time goes", kernel_rows(shown), kernels),
         *figure("quality", "Speed against quality", quality_rows(shown, best), quality, least=2),
         *figure("gains", "Gains by layer", gain_rows(gains), layers),
+        *figure("scaling", "Scaling efficiency", efficiency_rows(scaled), efficiency),
+        *figure("throughput", "Throughput against replicas", throughput_rows(scaled), throughput),
     ]
 
 
@@ -209,6 +215,41 @@ def layers(data: Rows) -> alt.TopLevelMixin:
             text,
         ),
         labels=[row["layer"] for row in data],
+    )
+
+
+def efficiency(data: Rows) -> alt.TopLevelMixin:
+    """All GPUs at work all the time would be 100 %."""
+    order = list(dict.fromkeys(row["stack"] for row in data))
+    kinds = alt.Scale(domain=list(BASES), range=[ACCENT, INK])
+    ideal = alt.Chart(alt.Data(values=[{}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(100))
+    points = alt.Chart(DATA).mark_point(filled=True, size=70, opacity=1)
+    return _themed(
+        alt.layer(
+            ideal,
+            points.encode(
+                x=alt.X("percent:Q", title="T1 ÷ (N × TN), per cent", axis=alt.Axis(tickCount=6)),
+                y=alt.Y("stack:N", sort=order, title=None),
+                color=alt.Color("basis:N", scale=kinds, legend=alt.Legend(title=None, orient="top")),
+            ),
+        ),
+        labels=order,
+    )
+
+
+def throughput(data: Rows) -> alt.TopLevelMixin:
+    order = list(dict.fromkeys(row["stack"] for row in data))
+    users = sorted({row["users"] for row in data})
+    shades = alt.Scale(domain=users, range=[MARK, ACCENT])
+    return _themed(
+        alt.Chart(DATA)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("images:Q", title="images per second, one image a request", axis=alt.Axis(tickCount=6)),
+            y=alt.Y("stack:N", sort=order, title=None),
+            color=alt.Color("users:N", scale=shades, legend=alt.Legend(title="users", orient="top")),
+        ),
+        labels=order,
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.record import Environment
-from bench.report import matrix_table, names, side_tables
+from bench.report import matrix_table, names, scaling, side_tables
 from bench.report.answers import Answer, answer, headline
 from bench.report.failures import Failure, failures
 from bench.report.gains import Gains, gains, host_spread
 from bench.report.groups import Section, UseCase, sections
 from bench.report.load import Loaded, Problem
 from bench.report.pool import Measurement, measurements
+from bench.report.scaling import Scaled
 from bench.report.table import Table
 from bench.tryout_report import Constructed
 
@@ -23,8 +24,10 @@ class CaseView:
     gains: Gains
     answer: Answer | None
     comparison: Table
+    scaled: tuple[Scaled, ...]
+    """Empty where one GPU serves."""
     side: tuple[Table, ...]
-    """Memory, life and gains; those that have lines."""
+    """Scaling, memory, life and gains; those that have lines."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,9 @@ def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _:
     """``on_section`` is told of each section as soon as it is there: its charts can be drawn meanwhile."""
     measured = measurements(loaded.attempts)
     by_hardware: dict[str, list[SectionView]] = {}
-    for section in sections(measured):
-        view = section_view(section)
+    worlds = sections(measured)
+    for section in worlds:
+        view = section_view(section, worlds)
         on_section(view)
         by_hardware.setdefault(section.hardware, []).append(view)
     failed: dict[str, list[Failure]] = {}
@@ -96,16 +100,19 @@ def _gpus_first(hardware: str) -> tuple[bool, str]:
     return hardware == "cpu", hardware
 
 
-def section_view(section: Section) -> SectionView:
+def section_view(section: Section, worlds: Sequence[Section] = ()) -> SectionView:
+    """``worlds``: all sections, among which those on one of this one's GPUs."""
     spread = host_spread(section)
-    cases = tuple(_case_view(section, case, spread) for case in section.use_cases)
+    cases = tuple(_case_view(section, case, spread, worlds) for case in section.use_cases)
     answers = {view.case.slug: view.answer for view in cases}
     return SectionView(section, spread, headline(section, answers), cases)
 
 
-def _case_view(section: Section, case: UseCase, spread: float | None) -> CaseView:
+def _case_view(section: Section, case: UseCase, spread: float | None, worlds: Sequence[Section]) -> CaseView:
     computed = gains(case, spread)
+    scaled = scaling.scaled(section, case, worlds)
     side = (
+        scaling.table(section, case, scaled),
         side_tables.memory(section, case),
         side_tables.life(section, case),
         side_tables.stages(section, case),
@@ -118,5 +125,6 @@ def _case_view(section: Section, case: UseCase, spread: float | None) -> CaseVie
         gains=computed,
         answer=answer(case, computed),
         comparison=matrix_table.comparison(section, case, computed),
+        scaled=scaled,
         side=tuple(table for table in side if table.lines),
     )

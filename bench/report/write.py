@@ -27,7 +27,7 @@ def write(results: Path, out: Path) -> tuple[Report, Path]:
 
         def begin_charts(view: SectionView) -> None:
             for each in view.cases:
-                here = charts.figures(view.section, each.case, each.gains)
+                here = charts.figures(view.section, each.case, each.gains, each.scaled)
                 figures[view.section.slug, each.case.slug] = here
                 drawn.update({figure.name: begin(figure) for figure in here})
 

@@ -1,0 +1,193 @@
+"""What several GPUs gain over one of them, and over as many replicas (METHOD.md section 1).
+
+Everything is compared on the same GPUs of one host: T1 is measured on one of the GPUs that the row of several
+used, and replicas on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench import steady
+from bench.matrix import PLAIN
+from bench.report.groups import Section, UseCase, fastest
+from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
+from bench.report.names import stack
+from bench.report.pool import Measurement, PooledCell
+from bench.report.table import Column, Entry, Line, Table, figure
+from bench.report.text import MISSING, percent, ratio
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """One stack on all GPUs of a section."""
+
+    measurement: Measurement
+    own: Measurement | None
+    """The same stack on one of them, the faster one where it was measured on several."""
+    best: Measurement | None
+    """The fastest lossless stack on one of them."""
+    replicas: Measurement | None
+    """The same stack as one replica a GPU; None for replicas themselves."""
+
+    @property
+    def gpus(self) -> int:
+        return self.measurement.row.gpu_count
+
+    @property
+    def shares_requests(self) -> bool:
+        return self.measurement.row.parallel != "replicas"
+
+    def speedup(self, over: Measurement | None) -> float | None:
+        """Of one request; None for replicas, each of which takes as long as one GPU."""
+        one, several = p50(over), p50(self.measurement)
+        return one / several if one and several and self.shares_requests else None
+
+    def efficiency(self, over: Measurement | None) -> float | None:
+        """T1 / (N * TN)"""
+        one, several = p50(over), p50(self.measurement)
+        if one is None or several is None or not self.shares_requests:
+            return None
+        return steady.scaling_efficiency(one, several, self.gpus)
+
+    def throughputs(self) -> dict[int, float]:
+        """users -> images a second, one image a request, where there are as many users as GPUs or twice as
+        many."""
+        return images_per_s(self.measurement, (self.gpus, 2 * self.gpus))
+
+    def against_replicas(self) -> float | None:
+        """Images a second over the replicas', at the most users that both were measured with."""
+        others = images_per_s(self.replicas, (self.gpus, 2 * self.gpus)) if self.replicas else {}
+        own = self.throughputs()
+        both = own.keys() & others.keys()
+        return own[max(both)] / others[max(both)] if both else None
+
+
+def p50(measurement: Measurement | None) -> float | None:
+    """Of one user and one image, where it may be printed."""
+    cell = measurement.cell() if measurement else None
+    return cell.latency.p50.value if cell and cell.latency.p50.supported else None
+
+
+def images_per_s(measurement: Measurement, users: Iterable[int]) -> dict[int, float]:
+    cells: dict[int, PooledCell | None] = {count: measurement.cell(count, 1) for count in users}
+    return {
+        count: cell.throughput_images_per_s
+        for count, cell in cells.items()
+        if cell and cell.throughput_images_per_s is not None
+    }
+
+
+def of_one_gpu(section: Section, sections: Sequence[Section]) -> list[Section]:
+    """Those measured on one of this section's GPUs, of the same weights and workload."""
+    uuids = set(section.host_id.split("+"))
+    return [
+        each
+        for each in sections
+        if each.row.gpu_count == 1
+        and each.host_id in uuids
+        and (each.row.gpu, each.weights, each.workload)
+        == (section.row.gpu, section.weights, section.workload)
+    ]
+
+
+def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tuple[Scaled, ...]:
+    """Of every stack with numbers; empty for a section of one GPU or none."""
+    if section.row.gpu_count < 2:
+        return ()
+    alone = [
+        each
+        for one in of_one_gpu(section, sections)
+        for other in one.use_cases
+        if (other.task, other.control) == (case.task, case.control)
+        for each in other.measurements
+    ]
+    best = fastest(each for each in alone if is_lossless(each))
+    return tuple(
+        Scaled(
+            measurement=each,
+            own=fastest(one for one in alone if _same_but_parallel(one, each)),
+            best=best,
+            replicas=_replicas(each, case),
+        )
+        for each in case.measurements
+        if each.cells
+    )
+
+
+def is_lossless(measurement: Measurement) -> bool:
+    """By its pictures, or because it is what pictures are compared with."""
+    quality = measurement.quality
+    return measurement.row.is_reference or (quality is not None and quality.tier == "lossless")
+
+
+def _same_but_parallel(one: Measurement, other: Measurement) -> bool:
+    return _beside_parallel(one) == _beside_parallel(other) and one.row.parallel == PLAIN["parallel"]
+
+
+def _beside_parallel(measurement: Measurement) -> dict[str, str]:
+    """The rest of the stack. A parallel VAE exists on several GPUs only; on one it is the whole decode."""
+    axes = measurement.row.stack | {"parallel": PLAIN["parallel"]}
+    return axes | ({"vae": PLAIN["vae"]} if axes["vae"] == "parallel" else {})
+
+
+def _replicas(measurement: Measurement, case: UseCase) -> Measurement | None:
+    if measurement.row.parallel == "replicas":
+        return None
+    wanted = _beside_parallel(measurement)
+    return next(
+        (
+            each
+            for each in case.measurements
+            if each.row.parallel == "replicas" and _beside_parallel(each) == wanted
+        ),
+        None,
+    )
+
+
+COLUMNS = (
+    STACK,
+    Column("p50 (s)", hint="One user, one image, on all GPUs"),
+    Column("One GPU, same stack, p50 (s)"),
+    Column("Speed-up", hint="Of one request, over the same stack on one of these GPUs"),
+    Column("Efficiency (%)", hint="T1 / (N × TN), T1 of the same stack on one of these GPUs"),
+    Column("Efficiency over the fastest (%)", hint="T1 of the fastest lossless stack on one of these GPUs"),
+    Column("Communication (%)", hint="Seconds in communication kernels, waiting included, over denoising"),
+    Column("Sent per step (MB)", hint="By one GPU in one denoising step, counted from its collectives"),
+    Column("Images/s, users = N", hint="One image a request"),
+    Column("Images/s, users = 2N", hint="One image a request"),
+    Column("Over replicas", hint="Images/s over those of as many replicas of the same stack"),
+)
+
+
+def table(section: Section, case: UseCase, of: Sequence[Scaled]) -> Table:
+    return Table(f"Scaling: {case.title}", scope(section), COLUMNS, tuple(_line(each) for each in of))
+
+
+def _line(of: Scaled) -> Line:
+    cell, one = of.measurement.cell(), of.own.cell() if of.own else None
+    own, best = of.efficiency(of.own), of.efficiency(of.best)
+    against, images = of.against_replicas(), of.throughputs()
+    sent = of.measurement.latest.communication
+    share = sent.share_of_denoise if sent else None
+    entries = (
+        stack_entry(of.measurement),
+        quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
+        quantile_entry(one.latency.p50, one.latency) if one else Entry(MISSING),
+        figure(of.speedup(of.own), ratio(of.speedup(of.own))),
+        figure(own, _percent(own)),
+        figure(best, _percent(best), note=f"T1 of {stack(of.best.row)}" if of.best and best else ""),
+        figure(share, _percent(share)),
+        figure(sent.sent_bytes_per_step / MB if sent else None),
+        figure(images.get(of.gpus)),
+        figure(images.get(2 * of.gpus)),
+        figure(against, ratio(against)),
+    )
+    return Line(entries)
+
+
+def _percent(share: float | None) -> str:
+    return percent(None if share is None else 100 * share)

@@ -1,0 +1,117 @@
+"""What several GPUs gain: against one of the same GPUs, and against replicas on all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import fake_cell, fake_result, fake_row, write_attempt
+
+from bench import record
+from bench.matrix import Row
+from bench.report.charts import figures
+from bench.report.load import load
+from bench.report.page import CaseView, SectionView, report
+
+ONE = fake_row(row="1", hardware="h200x1")
+ONE_COMPILED = fake_row(row="2", hardware="h200x1", compilation="inductor")
+ULYSSES = fake_row(row="11", hardware="h200x2", parallel="ulysses2", compilation="inductor")
+REPLICAS = fake_row(row="12", hardware="h200x2", parallel="replicas", compilation="inductor")
+EAGER = fake_row(row="13", hardware="h200x2", parallel="ulysses2")
+
+
+def measured(
+    results: Path, row: Row, seconds: float, images_per_s: dict[int, float] | None = None, **more: Any
+) -> None:
+    """``images_per_s`` by users, at one image."""
+    cells = [fake_cell(1, 1, median_seconds=seconds)]
+    for users, rate in (images_per_s or {}).items():
+        cells.append(fake_cell(users, 1).model_copy(update={"throughput_images_per_s": rate}))
+    communication = more.pop("communication", None)
+    made = fake_result(row, cells=cells, **more).model_copy(update={"communication": communication})
+    write_attempt(results, made)
+
+
+def view_of(results: Path, hardware: str = "h200x2") -> tuple[SectionView, CaseView]:
+    (page,) = (page for page in report(load(results)).pages if page.hardware == hardware)
+    (view,) = page.sections
+    (case,) = view.cases
+    return view, case
+
+
+def line_of(case: CaseView, stack: str) -> dict[str, str]:
+    table = next(table for table in case.side if table.title.startswith("Scaling"))
+    (line,) = (line for line in table.lines if line.entries[0].text == stack)
+    return {column.title: entry.text for column, entry in zip(table.columns, line.entries, strict=True)}
+
+
+def test_efficiency_is_of_the_same_stack_and_of_the_fastest_lossless_one_on_one_of_these_gpus(
+    tmp_path: Path,
+) -> None:
+    measured(tmp_path, ONE, 5.0)
+    measured(tmp_path, ONE_COMPILED, 3.8)
+    measured(tmp_path, EAGER, 4.0)
+    _, case = view_of(tmp_path)
+    line = line_of(case, "bf16 + ulysses2")
+    assert float(line["Speed-up"].rstrip("×")) == pytest.approx(5.0 / 4.0, abs=0.02)
+    assert float(line["Efficiency (%)"]) == pytest.approx(100 * 5.0 / 8.0, abs=1)
+    assert float(line["Efficiency over the fastest (%)"]) == pytest.approx(100 * 5.0 / 8.0, abs=1), (
+        "the compiled one has no pictures that show it to be lossless"
+    )
+
+
+def test_another_hosts_gpu_is_no_t1(tmp_path: Path) -> None:
+    measured(tmp_path, ONE, 5.0, host=3)
+    measured(tmp_path, EAGER, 4.0)
+    _, case = view_of(tmp_path)
+    line = line_of(case, "bf16 + ulysses2")
+    assert line["Efficiency (%)"] == line["Efficiency over the fastest (%)"] == line["Speed-up"] == "–"
+
+
+def test_throughput_stands_against_replicas_of_the_same_stack_at_the_same_users(tmp_path: Path) -> None:
+    measured(tmp_path, ONE_COMPILED, 3.8)
+    measured(tmp_path, REPLICAS, 3.8, {2: 0.52, 4: 0.53})
+    measured(tmp_path, ULYSSES, 2.4, {2: 0.40, 4: 0.41})
+    measured(tmp_path, EAGER, 4.0, {2: 0.25, 4: 0.25})
+    _, case = view_of(tmp_path)
+    shared, apart, eager = (
+        line_of(case, stack)
+        for stack in ("bf16 + ulysses2 + inductor", "bf16 + replicas + inductor", "bf16 + ulysses2")
+    )
+    assert shared["Over replicas"] == "0.77×"
+    assert (shared["Images/s, users = N"], shared["Images/s, users = 2N"]) == ("0.400", "0.410")
+    assert apart["Over replicas"] == "–"
+    assert apart["Efficiency (%)"] == "–", "a replica takes as long as one GPU"
+    assert eager["Over replicas"] == "–", "those replicas are compiled"
+
+
+def test_communication_is_a_share_of_denoising_and_bytes_of_a_step(tmp_path: Path) -> None:
+    sent = record.Communication(
+        calls_per_step=228, sent_bytes_per_step=1_234_000_000, kernel_seconds_by_rank=[0.3, 0.3],
+        share_of_denoise=0.125,
+    )  # fmt: skip
+    measured(tmp_path, ULYSSES, 2.4, communication=sent)
+    _, case = view_of(tmp_path)
+    line = line_of(case, "bf16 + ulysses2 + inductor")
+    assert (line["Communication (%)"], line["Sent per step (MB)"]) == ("12", "1234")
+
+
+def test_charts_show_both_and_one_gpu_has_neither(tmp_path: Path) -> None:
+    measured(tmp_path, ONE, 5.0)
+    measured(tmp_path, EAGER, 4.0, {2: 0.25, 4: 0.25})
+    view, case = view_of(tmp_path)
+    drawn = {figure.name.rsplit("-", 1)[1]: figure for figure in _figures(view, case)}
+    assert {row["basis"] for row in drawn["scaling"].data} == {
+        "same stack on one GPU",
+        "fastest lossless stack on one GPU",
+    }
+    assert [row["users"] for row in drawn["throughput"].data] == [2, 4]
+    assert drawn["scaling"].vega_lite()["datasets"]["rows"]
+    alone, only = view_of(tmp_path, "h200x1")
+    assert not {"scaling", "throughput"} & {figure.name.rsplit("-", 1)[1] for figure in _figures(alone, only)}
+    assert not any(table.title.startswith("Scaling") for table in only.side)
+
+
+def _figures(view: SectionView, case: CaseView) -> list[Any]:
+    return figures(view.section, case.case, case.gains, case.scaled)
