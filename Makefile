@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 
 WEIGHTS ?= hub
 BUDGET ?= quick
-CELLS ?= 1x1,1x4,4x1,4x4
+CELLS ?= usual
 RESULTS ?= results
 # docker, venv or local; empty: the best that this machine has, said aloud.
 EXECUTOR ?=

@@ -45,6 +45,13 @@ CELLS: tuple[tuple[int, int], ...] = ((1, 1), (1, 4), (4, 1), (4, 4))
 """(users, images) of the plan's Basic Performance Matrix."""
 
 
+def cells_of(gpus: int) -> tuple[tuple[int, int], ...]:
+    """The usual cells of a row on so many GPUs: on several also as many users, and twice as many
+    (METHOD.md section 1), for only then has every replica work."""
+    crowds = ((gpus, 1), (2 * gpus, 1)) if gpus > 1 else ()
+    return CELLS + tuple(crowd for crowd in crowds if crowd not in CELLS)
+
+
 @dataclass(frozen=True)
 class WarmupRule:
     """When a shape counts as warm: no compile event in the last few requests and the last ones agree."""
@@ -141,7 +148,7 @@ class RanksRule:
     """How long all of them may be: a cold load, or TorchAO's 330 s of compiling."""
     stopped_looks: int = 10
     """A rank that is stopped (SIGSTOP) in so many looks in a row, one a second, will not go on."""
-    settle_seconds: float = 2.0
+    settle_seconds: float = 3.0
     """After the first failure: what the others say until then helps to tell cause from consequence."""
     end_seconds: float = 10.0
     """For ranks to end by themselves once they are told to."""

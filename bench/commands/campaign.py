@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import (
+    cells_option,
     choose_rows,
     find_row,
     matrix_option,
-    parse_cells,
     read_rows,
     tier_option,
     where_option,
@@ -41,13 +41,7 @@ CAMPAIGN_OPTIONS = (
         show_default=True,
         help="How many requests a cell: 3, 13, 36 in 2 processes, 368 (a true p99).",
     ),
-    click.option(
-        "--cells",
-        default="1x1,1x4,4x1,4x4",
-        show_default=True,
-        callback=parse_cells,
-        help="users x images, in the order of measuring.",
-    ),
+    cells_option,
     click.option(
         "--results",
         type=click.Path(path_type=Path, file_okay=False),
@@ -107,7 +101,7 @@ def run_campaign(
     *,
     weights: str,
     budget: BudgetName,
-    cells: tuple[tuple[int, int], ...],
+    cells: tuple[tuple[int, int], ...] | None,
     results: Path,
     timeout: float | None,
     wait: float,

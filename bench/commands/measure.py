@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import find_row, matrix_option, parse_cells, read_rows
+from bench.commands.options import cells_option, find_row, matrix_option, read_rows
 
 if TYPE_CHECKING:
     from bench.matrix import Row
@@ -55,13 +55,7 @@ def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
 @click.option(
     "--requests", type=click.IntRange(min=1), help="Steady requests a cell, instead of the budget's."
 )
-@click.option(
-    "--cells",
-    default="1x1,1x4,4x1,4x4",
-    show_default=True,
-    callback=parse_cells,
-    help="users x images, in the order of measuring.",
-)
+@cells_option
 @click.option(
     "--load",
     default="closed",

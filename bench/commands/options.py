@@ -52,10 +52,15 @@ def find_row(rows: Sequence[Row], row_id: str, path: Path) -> Row:
     )
 
 
-def parse_cells(_: click.Context, __: click.Parameter, text: str) -> tuple[tuple[int, int], ...]:
-    """``1x1,1x4`` -> users x images"""
+USUAL_CELLS = "usual"
+
+
+def parse_cells(_: click.Context, __: click.Parameter, text: str) -> tuple[tuple[int, int], ...] | None:
+    """``1x1,1x4`` -> users x images; ``usual`` -> None, for each row has its own (``config.cells_of``)"""
     import re
 
+    if text == USUAL_CELLS:
+        return None
     cells: list[tuple[int, int]] = []
     for part in text.split(","):
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", part)
@@ -66,6 +71,15 @@ def parse_cells(_: click.Context, __: click.Parameter, text: str) -> tuple[tuple
             raise click.BadParameter(f"{part} stands twice")
         cells.append(cell)
     return tuple(cells)
+
+
+cells_option = click.option(
+    "--cells",
+    default=USUAL_CELLS,
+    show_default=True,
+    callback=parse_cells,
+    help="users x images, in the order of measuring. usual: 1x1,1x4,4x1,4x4, and on N GPUs Nx1 and 2Nx1.",
+)
 
 
 matrix_option = click.option(

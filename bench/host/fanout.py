@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import layout
-from bench.config import Budget
+from bench.config import CELLS, Budget, cells_of
 from bench.host import history, leases
 from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
@@ -28,7 +28,8 @@ class Settings:
     weights: str
     """Source for flux.1-dev rows: ``hub`` or ``synthetic``. Rows of the tiny model have their own."""
     budget: Budget
-    cells: tuple[CellShape, ...]
+    cells: tuple[CellShape, ...] | None
+    """None: of each row those that are usual on its hardware."""
     timeout_seconds: float | None = None
     """For one attempt; None derives it from the estimate."""
     grace_seconds: float = GRACE_SECONDS
@@ -42,6 +43,9 @@ class Settings:
     """Screening rows of one GPU run side by side, one per GPU of this machine."""
     elsewhere: bool = False
     """What another machine with the same GPUs has done is done."""
+
+    def cells_of(self, row: Row) -> tuple[CellShape, ...]:
+        return self.cells or cells_of(row.gpu_count)
 
     def weights_of(self, row: Row) -> str:
         return "tiny" if row.model == "tiny" else self.weights
@@ -76,7 +80,7 @@ class Wanting:
         self._reference_gpu: str | None = None
         self.wanted = Wanted(
             budget=settings.budget,
-            cells=settings.cells,
+            cells=settings.cells or CELLS,
             host_ids=frozenset([cpu_host_id(), *(gpu.uuid for gpu in gpus)]),
             retry=settings.retry,
             again=settings.again,
@@ -131,7 +135,9 @@ class Wanting:
         return lane
 
     def decide(self, row: Row, past: history.Past, *, retry: bool | None = None) -> Decision:
-        wanted = self.wanted if retry is None else replace(self.wanted, retry=retry)
+        wanted = replace(self.wanted, cells=self.settings.cells_of(row))
+        if retry is not None:
+            wanted = replace(wanted, retry=retry)
         if self._reference_gpu and row.is_reference:
             wanted = replace(wanted, host_ids=frozenset([self._reference_gpu]))
         weights = self.settings.weights_of(row)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import layout
-from bench.config import BUDGETS
+from bench.config import BUDGETS, cells_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
 from bench.record import Cell, Code, Result
@@ -32,14 +32,14 @@ def job_of(
     weights: str | None,
     budget: str,
     requests: int | None,
-    cells: tuple[tuple[int, int], ...],
+    cells: tuple[tuple[int, int], ...] | None,
     load: Load,
     quality: bool,
     results: Path,
     attempt_dir: Path | None,
 ) -> Job:
-    """Raises ValueError when a rule refuses the row, the weights are not its model's, or the attempt has
-    been made."""
+    """``cells`` None: those that are usual on the row's hardware. Raises ValueError when a rule refuses the
+    row, the weights are not its model's, or the attempt has been made."""
     weights = weights or ("tiny" if row.model == "tiny" else "hub")
     if refused := refusals(row, weights):
         reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
@@ -50,6 +50,7 @@ def job_of(
     folder = attempt_dir or layout.attempt_dir(results, row, weights, layout.new_attempt())
     if (folder / layout.REQUESTS).exists():
         raise ValueError(f"{folder} holds an attempt already; name an empty folder, or none")
+    cells = cells or cells_of(row.gpu_count)
     return Job(row, weights, BUDGETS[budget], cells, folder, load, requests, quality)
 
 
