@@ -1,0 +1,67 @@
+"""Links between GPUs: every pair is tried, and one that is far below its kind ends the row as `infra`."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from bench.record import Code
+from bench.runner import judge, links
+from bench.runner.links import Measured
+
+TOPOLOGY = """\
+\tGPU0\tGPU1\tGPU2\tGPU3\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID
+GPU0\t X \tNV18\tPIX\tSYS\tPIX\t0-47\t0\tN/A
+GPU1\tNV18\t X \tSYS\tSYS\tSYS\t0-47\t0\tN/A
+GPU2\tPIX\tSYS\t X \tNV12\tSYS\t48-95\t1\tN/A
+GPU3\tSYS\tSYS\tNV12\t X \tSYS\t48-95\t1\tN/A
+NIC0\tPIX\tSYS\tSYS\tSYS\t X \t\t\t
+
+Legend:
+
+  X    = Self
+"""
+
+
+@pytest.mark.parametrize("ranks", range(2, 9))
+def test_every_pair_meets_once_and_no_rank_is_in_two_pairs_of_a_round(ranks: int) -> None:
+    found = links.rounds(ranks)
+    assert sorted(pair for pairs in found for pair in pairs) == list(combinations(range(ranks), 2))
+    for pairs in found:
+        busy = [rank for pair in pairs for rank in pair]
+        assert len(busy) == len(set(busy))
+    assert len(found) == ranks - 1 + ranks % 2
+
+
+def test_the_kind_of_a_link_is_read_from_nvidia_smi() -> None:
+    assert links.kinds(TOPOLOGY) == {
+        (0, 1): "NV18",
+        (0, 2): "PIX",
+        (0, 3): "SYS",
+        (1, 2): "SYS",
+        (1, 3): "SYS",
+        (2, 3): "NV12",
+    }
+    assert links.kinds(None) == {}
+
+
+def both_ways(gb_per_s: float, back: float) -> list[list[Measured]]:
+    return [[Measured(1, gb_per_s)], [Measured(0, back)]]
+
+
+def test_a_slow_nvlink_is_the_machines_fault_and_names_what_disables_it() -> None:
+    found = links.links(both_ways(310.0, 11.0), [1, 0], TOPOLOGY)
+    (link,) = found
+    assert (link.kind, link.gb_per_s, link.ranks) == ("NV18", 11.0, (0, 1))
+    with pytest.raises(links.SlowLink, match=r"NV18 link between ranks 0 and 1 moves 11\.0 GB/s") as caught:
+        links.require_fast("row 7", found, {"NCCL_P2P_DISABLE": "1"})
+    assert "unset NCCL_P2P_DISABLE=1" in str(caught.value)
+    assert judge.status_of(caught.value).code is Code.INFRA
+    assert judge.ends_row(caught.value)
+
+
+def test_what_is_slow_for_nvlink_is_fast_for_pcie() -> None:
+    links.require_fast("row 7", links.links(both_ways(310.0, 300.0), [0, 1], TOPOLOGY), {})
+    links.require_fast("row 7", links.links(both_ways(20.0, 20.0), [0, 2], TOPOLOGY), {})
+    links.require_fast("row 7", links.links(both_ways(0.5, 0.5), [0, 1], None), {})
