@@ -34,8 +34,8 @@ WITH_LSE = frozenset({"cudnn", "native-flash"})
 SHARDED_BY_FSDP = frozenset({"none", "bnb-nf4", "bnb-fp4"})
 """Quantisations whose packed weights FSDP2 can cut anywhere: their scales lie elsewhere, whole."""
 
-OF_ONE_GPU = frozenset({"flash2", "flash3", "sage1", "sage2"})
-"""Attentions that are one operator of ours to diffusers, which takes no parallel config."""
+OF_TORCH = WITH_LSE | {"sdpa"}
+"""Attentions that xDiT is told to use by their names in torch."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def _attention_of_shared_tokens(row: Row, _: str | None) -> str | None:
     degrees = degrees_of(row.parallel)
     if degrees is None or degrees.tokens * degrees.pipefusion == 1:
         return None
-    if row.attention in OF_ONE_GPU:
-        return f"attention {row.attention} is called as a kernel of one GPU: use cudnn or native-flash"
+    if degrees.xdit and row.attention not in OF_TORCH:
+        return f"xDiT calls attention kernels itself, and {row.attention} is an operator of ours: use cudnn"
     if degrees.ring > 1 and row.attention not in WITH_LSE:
         return (
             f"ring puts parts of a softmax together by their log-sum-exp, which attention {row.attention}"
@@ -287,7 +287,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "attention-of-shared-tokens",
         _attention_of_shared_tokens,
-        source="dispatch_to() in bench/axes/attention/packages.py; diffusers 0.42.1,"
+        source="_of_heads() in bench/axes/attention/packages.py; diffusers 0.42.1,"
         " models/attention_dispatch.py, 'Native attention does not support return_lse=True'",
     ),
     Rule(

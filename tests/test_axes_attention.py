@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,12 +214,48 @@ def test_sage1_smooths_keys_as_its_package_does_and_leaves_the_callers_alone(
     )
 
 
-def test_an_operator_refuses_a_mask_and_several_gpus_rather_than_ignore_them(tiny_weights: Any) -> None:
+def test_an_operator_refuses_a_mask_and_ring_rather_than_ignore_them(tiny_weights: Any) -> None:
     import torch
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     session_with("flash2")
     tensor = torch.zeros(1, 4, 2, 64)
-    for asked in ({"attn_mask": torch.ones(4, 4, dtype=torch.bool)}, {"parallel_config": object()}):
-        with pytest.raises(NotImplementedError, match="no attention mask and works on one GPU"):
-            dispatch_attention_fn(tensor, tensor, tensor, **asked)
+    with pytest.raises(NotImplementedError, match="no attention mask"):
+        dispatch_attention_fn(tensor, tensor, tensor, attn_mask=torch.ones(4, 4, dtype=torch.bool))
+    with pytest.raises(NotImplementedError, match="no log-sum-exp, and ring attention needs it"):
+        packages._of_heads(stand_in, None, tensor, tensor, tensor, None, 0.0, False, None, False, True)
+
+
+def test_with_ulysses_an_operator_sees_all_tokens_of_its_ranks_heads(
+    tiny_weights: Any, tmp_path: Path
+) -> None:
+    """A group of one process exchanges with itself: the shapes are those of two ranks."""
+    import torch
+    import torch.distributed as dist
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+    from torch.distributed.device_mesh import init_device_mesh
+
+    seen = []
+
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        seen.append(tuple(query.shape))
+        return stand_in(query, key, value)
+
+    session_with("flash3", attend)
+    store = dist.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        ulysses = SimpleNamespace(
+            ring_degree=1,
+            ulysses_degree=2,
+            ulysses_anything=False,
+            _ulysses_mesh=init_device_mesh("cpu", (1,)),
+        )
+        tensor = torch.zeros(1, 44, 4, 64)
+        found = dispatch_attention_fn(
+            tensor, tensor, tensor, parallel_config=SimpleNamespace(context_parallel_config=ulysses)
+        )
+    finally:
+        dist.destroy_process_group()
+    assert seen == [(1, 88, 2, 64)]
+    assert found.shape == tensor.shape

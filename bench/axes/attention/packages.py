@@ -181,17 +181,45 @@ def operator(option: str, attend: Attend) -> Any:
 
 
 def dispatch_to(package: Package, operator: Any) -> None:
-    """Put the operator under diffusers' name for the kernel, for the rest of the process."""
+    """Put the operator under diffusers' name for the kernel, for the rest of the process. With Ulysses each
+    rank calls it on all tokens of its heads, between two exchanges that are diffusers'."""
     from diffusers.models import attention_dispatch
 
+    of_heads = partial(_of_heads, operator)
+
     def attend(query: Any, key: Any, value: Any, attn_mask: Any = None, _parallel_config: Any = None) -> Any:
-        if attn_mask is not None or _parallel_config is not None:
-            raise NotImplementedError("this kernel takes no attention mask and works on one GPU")
-        return operator(query, key, value)
+        if attn_mask is not None:
+            raise NotImplementedError("this kernel takes no attention mask")
+        if _parallel_config is None:
+            return operator(query, key, value)
+        return attention_dispatch._templated_context_parallel_attention(
+            query, key, value, forward_op=of_heads, backward_op=None, _parallel_config=_parallel_config
+        )
 
     setattr(attention_dispatch, package.flag, True)
     name = attention_dispatch.AttentionBackendName(package.backend)
-    attention_dispatch._AttentionBackendRegistry.register(name)(attend)
+    registry = attention_dispatch._AttentionBackendRegistry
+    registry.register(name, supports_context_parallel=True)(attend)
+
+
+def _of_heads(
+    operator: Any,
+    _ctx: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    _mask: Any,
+    _dropout: float,
+    _causal: bool,
+    _scale: float | None,
+    _gqa: bool,
+    return_lse: bool,
+    **_saved: Any,
+) -> Any:
+    """As diffusers' ``forward_op`` of a kernel. Ring asks for the log-sum-exp, which no operator returns."""
+    if return_lse:
+        raise NotImplementedError("this kernel returns no log-sum-exp, and ring attention needs it")
+    return operator(query, key, value)
 
 
 def _verify(option: str, session: Session) -> Evidence:
