@@ -97,8 +97,7 @@ push: $(INSTALLED) ## publish images under their lock: make push REGISTRY=ghcr.i
 # A daemon of its own (Debian, root), a small stand-in for CUDA, the cpu image on it: minutes, once.
 test-docker: $(DEVELOPMENT) ## the tests that want a Docker daemon, with one that it starts
 	eval "$$(docker/engine.sh start)" && docker/engine.sh standin && \
-	  { docker image inspect fluxbench/cpu >/dev/null 2>&1 || \
-	    $(FLUXBENCH) image cpu --base-image fluxbench-standin --torch "$(TORCH)"; } && \
+	  $(FLUXBENCH) image cpu --base-image fluxbench-standin --torch "$(TORCH)" && \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docker
 
 overhead: $(INSTALLED) ## what measuring itself costs

@@ -188,6 +188,35 @@ def test_a_registry_holds_an_image_under_its_lock() -> None:
     assert registry_tag("ghcr.io/us/", "torch") == f"ghcr.io/us/torch:{locks.lock_sha256('torch')[:12]}"
 
 
+def test_prebuilt_kernels_are_fetched_for_the_images_torch_and_the_token_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from click.testing import CliRunner
+
+    from bench.cli import main
+
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, **how: Any) -> str:
+        asked.append({"repository": repository, **how})
+        if repository.startswith("SageAttention/"):
+            raise OSError("no network")
+        folder = tmp_path / f"{'a' * 40}"
+        (folder / "build" / "torch211-cxx11-cu130-x86_64-linux").mkdir(parents=True)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setenv("HF_TOKEN", "hf_not_to_be_shown")
+    ran = CliRunner().invoke(main, ["fetch", "kernels"])
+    assert ran.exit_code == 1
+    assert "flash2: kernels-community/flash-attn2 version 3 at commit aaaaaaaaaaaa" in ran.output
+    assert "sage2: cannot fetch SageAttention/sage-attention version 3: no network" in ran.output
+    assert "hf_not_to_be_shown" not in ran.output
+    assert {each["repo_type"] for each in asked} == {"kernel"}
+    assert asked[0]["revision"] == "v3"
+    assert "build/torch211-cxx11-cu130-x86_64-linux/*" in asked[0]["allow_patterns"]
+
+
 def test_weights_are_fetched_at_their_revision_before_a_container_without_network_wants_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -98,19 +98,25 @@ def compose(check: bool) -> None:
 
 
 @click.command()
-@click.argument("what", nargs=-1, type=click.Choice(["weights", "controlnet"]))
+@click.argument("what", nargs=-1, type=click.Choice(["weights", "controlnet", "kernels"]))
 def fetch(what: tuple[str, ...]) -> None:
-    """Fetch the real weights at their pinned revisions, with HF_TOKEN, into the hub's cache.
+    """Fetch real weights at their pinned revisions and prebuilt attention kernels, with HF_TOKEN, into the
+    hub's cache.
 
     Containers measure without network: what they need must be there before. Without WHAT: everything.
     """
     from bench.axes.option import Unavailable
+    from bench.host import kernels
+    from bench.host.facts import WEIGHTS
     from bench.runner.models import snapshot
     from bench.runner.published import published
 
-    components = {"weights": "transformer", "controlnet": "controlnet"}
-    for name in what or tuple(components):
-        try:
-            click.echo(snapshot(f"fetch {name}", published(components[name])))
-        except Unavailable as error:
-            raise click.ClickException(str(error)) from None
+    try:
+        for name in what or (*WEIGHTS, "kernels"):
+            if name == "kernels":
+                for option in kernels.IMAGES:
+                    kernels.fetch(option, click.echo)
+            else:
+                click.echo(snapshot(f"fetch {name}", published(WEIGHTS[name])))
+    except (Unavailable, kernels.KernelError) as error:
+        raise click.ClickException(str(error)) from None
