@@ -16,7 +16,9 @@ from bench.axes import AXES
 from bench.matrix import Row
 
 PACKAGE = Path(__file__).parent
-OFF_THE_CLOCK = frozenset({"command.py", "environment.py", "job.py", "judge.py", "overhead.py"})
+OFF_THE_CLOCK = frozenset(
+    {"command.py", "environment.py", "job.py", "judge.py", "links.py", "overhead.py", "traffic.py"}
+)
 """Of ``bench/runner``: they describe a machine, word a status or start a row, and no request passes through
 them."""
 DECLARATIONS = frozenset({"bench.axes", "bench.axes.option"})

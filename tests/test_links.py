@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import pytest
+from fakes import fake_environment, fake_row
 
 from bench.record import Code
 from bench.runner import judge, links
@@ -65,3 +71,41 @@ def test_what_is_slow_for_nvlink_is_fast_for_pcie() -> None:
     links.require_fast("row 7", links.links(both_ways(310.0, 300.0), [0, 1], TOPOLOGY), {})
     links.require_fast("row 7", links.links(both_ways(20.0, 20.0), [0, 2], TOPOLOGY), {})
     links.require_fast("row 7", links.links(both_ways(0.5, 0.5), [0, 1], None), {})
+
+
+def test_p2p_that_the_environment_disables_is_flagged_before_anything_is_loaded() -> None:
+    machine = fake_environment(fake_row(hardware="h200x2"))
+    assert judge.machine_anomalies(machine) == []
+    disabled = machine.model_copy(update={"variables": {"NCCL_P2P_DISABLE": "1"}})
+    (anomaly,) = judge.machine_anomalies(disabled)
+    assert anomaly.kind == "p2p_disabled"
+    assert "NCCL_P2P_DISABLE=1" in anomaly.detail
+    alone = fake_environment(fake_row(hardware="h200x1"))
+    assert not judge.machine_anomalies(alone.model_copy(update={"variables": disabled.variables}))
+
+
+FORKED_RANKS = """
+import json, os, sys
+import torch.distributed as dist
+from bench.runner.links import exchange
+
+for rank in range(3):
+    if os.fork() == 0:
+        dist.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=3)
+        os.write(1, json.dumps([rank, exchange(rank, 3, "cpu")]).encode() + b"\\n")
+        os._exit(0)
+for _ in range(3):
+    os.wait()
+"""
+
+
+def test_an_exchange_moves_bytes_between_real_ranks(tmp_path: Path) -> None:
+    """Three ranks over gloo: in each round one sits out."""
+    command = [sys.executable, "-c", FORKED_RANKS, f"file://{tmp_path / 'store'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    measured = dict(map(json.loads, done.stdout.splitlines()))
+    for rank, seen in measured.items():
+        assert sorted(peer for peer, _ in seen) == [each for each in range(3) if each != rank]
+        assert all(0 < gb_per_s < 1000 for _, gb_per_s in seen)
+    assert sorted(measured) == [0, 1, 2]

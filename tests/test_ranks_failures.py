@@ -16,8 +16,7 @@ from fakes import fake_row
 from test_failures import assert_honest, campaign, codes, only_result
 from warm_runner import WarmExecutor, WarmServer
 
-from bench import identity, layout
-from bench.config import PROBE
+from bench import identity, layout, record
 from bench.host.local import Job
 from bench.record import Code, Result
 
@@ -51,12 +50,10 @@ def ended(server: WarmServer, results: Path, fault: str) -> Result:
     [
         ("kill", Code.CRASHED, "killed by SIGKILL", ""),
         ("raise", Code.CRASHED, "ValueError: this request is broken", "this request is broken"),
-        ("memory", Code.OOM, "memory", ""),
         ("stop", Code.TIMEOUT, "was stopped for 2 s", "in strike"),
         ("hang", Code.TIMEOUT, "did not answer for", "in strike"),
         ("nan", Code.INVALID_OUTPUT, "NaN", ""),
         ("diverge", Code.INVALID_OUTPUT, "of 255 levels away", ""),
-        ("steps", Code.INVALID_OUTPUT, "3 denoising steps, not 2", ""),
     ],
 )
 def test_a_rank_that_fails_ends_the_row_in_its_own_name_and_keeps_what_was_finished(
@@ -108,8 +105,6 @@ def started(server: WarmServer, folder: Path, fault: str = "") -> tuple[WarmExec
     while not (requests.exists() and requests.read_text()):
         assert time.monotonic() < deadline, (attempt / layout.LOG).read_text()
         time.sleep(0.05)
-    pids = [int((attempt / layout.rank_log(rank)).stat().st_size >= 0) for rank in range(2)]
-    assert pids == [1, 1]
     group = executor.handles[0].pid
     ranks = [each for each in psutil.Process(group).children() if "sampler" not in " ".join(each.cmdline())]
     assert len(ranks) == 2
@@ -135,11 +130,6 @@ def test_a_row_of_ranks_that_is_asked_to_stop_keeps_its_cells_and_ends_them(
     assert exit_ is not None
     assert exit_.code == 3
     assert not psutil.wait_procs(ranks, timeout=5)[1]
-    from bench import record
-
     result = record.load(attempt / layout.RESULT)
     assert result.status.code is Code.INTERRUPTED
     assert codes(result) == {"1x1": "ok", "1x2": "interrupted"}
-
-
-assert PROBE.n == 3, "the requests of a cell that these tests wait for"

@@ -43,7 +43,7 @@ SILENCE_SECONDS = 120.0
 """How long a daemon may be gone, as it is while it restarts, before the row is given up."""
 
 PASSED_ON = ("OMP_NUM_THREADS",)
-PASSED_ON_PREFIX = "NCCL_"
+PASSED_ON_PREFIXES = ("NCCL_", "TORCH_NCCL_", "TORCH_SYMM_MEM_", "NVSHMEM_")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def passed_on(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(variables.items())
-        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIX)
+        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
 
 

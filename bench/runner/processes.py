@@ -38,6 +38,10 @@ LOOK_SECONDS = 1.0
 
 COMMAND = (sys.executable, "-m", "bench.runner.rank")
 
+STACK_BEGINS = "most recent call first"
+"""What faulthandler writes above a stack."""
+STACK_LINES = 8
+
 GONE = (EOFError, ConnectionResetError, BrokenPipeError)
 
 
@@ -74,6 +78,12 @@ class Process:
 
     def tail(self) -> list[str]:
         return list(log_tail(self.log))
+
+    def stack(self) -> list[str]:
+        """Where SIGUSR1 found its main thread, which is told last; innermost call first. Empty until then."""
+        lines = log_tail(self.log, lines=200)
+        begins = [number for number, line in enumerate(lines) if STACK_BEGINS in line]
+        return list(lines[begins[-1] + 1 :][:STACK_LINES]) if begins else []
 
 
 def start(
@@ -232,14 +242,23 @@ class Processes(Sequence[Process]):
         return status
 
     def _hung(self, processes: Sequence[Process], how: str) -> RankLost:
+        """Each first writes into its log where it is; one that is stopped does so as it goes on."""
         for process in processes:
+            process.popen.send_signal(signal.SIGUSR1)
             process.popen.send_signal(signal.SIGCONT)
-            process.popen.send_signal(signal.SIGUSR1)  # into its log: where it is
-        time.sleep(min(1.0, config.RANKS.settle_seconds))
+        until = time.monotonic() + config.RANKS.settle_seconds
+        while time.monotonic() < until and not all(process.stack() for process in processes):
+            time.sleep(0.1)
         self.kill()
-        others = "".join(f", and so was rank {process.rank}" for process in processes[1:])
-        first = processes[0].rank
-        return RankLost(self.status_of_rank(first, Status(code=Code.TIMEOUT, reason=f"{how}{others}")))
+        names = " and ".join(f"rank {process.rank}" for process in processes)
+        tail = [
+            line
+            for process in processes
+            for line in (f"rank {process.rank}:", *(process.stack() or process.tail()))
+        ]
+        return RankLost(
+            Status(code=Code.TIMEOUT, reason=f"{names} of {len(self)} {how}; below, where", log_tail=tail)
+        )
 
     def status_of_rank(self, rank: int, status: Status) -> Status:
         """The same, in the name of a rank and with the end of its log."""

@@ -66,7 +66,9 @@ class RankWorker(Worker):
 
     def links(self) -> list[Measured]:
         """Bandwidth to every other rank, before weights take the memory."""
-        return exchange(self.place.rank, self.place.ranks, self.device)
+        measured = exchange(self.place.rank, self.place.ranks, self.device)
+        self.free_memory()
+        return measured
 
     def answer(self, images: int, index: int) -> Done:
         """One request: begun together with the others where all compute it."""
@@ -110,7 +112,8 @@ def main() -> None:
     # Ctrl-C reaches the whole group. Only the conductor decides, and ends its ranks itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Even of a thread that waits inside a collective: the log then says where.
+    # Even while it waits inside a collective: the log then says where. Of all threads, for one of gloo's may
+    # be the one that the signal finds.
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     with Connection(fd) as connection:

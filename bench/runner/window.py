@@ -139,7 +139,7 @@ def _thirds_apart(values: Sequence[float]) -> bool:
 
 
 def _by_gpu(window: Window) -> list[record.GpuFigures]:
-    if len(window.devices) < 2:
+    if len(window.torch_peak_bytes) < 2:
         return []
     return telemetry.by_gpu(window.samples, window.devices, window.torch_peak_bytes)
 
