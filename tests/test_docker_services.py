@@ -136,6 +136,7 @@ def test_an_image_is_published_by_digest_and_pulled_before_it_is_built(
     assert Daemon().image(small_image) is not None
     forget(small_image, registry_tag(registry, "gguf"))
     subprocess.run(["docker", "pull", "--quiet", digest], check=True, capture_output=True)
+    forget(digest)
 
 
 def test_what_nobody_has_published_is_built_and_what_is_stale_is_neither_published_nor_taken(
