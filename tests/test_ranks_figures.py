@@ -1,0 +1,118 @@
+"""Figures of several GPUs, each and together, and one queue in front of several servers: no process runs."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from bench.runner import telemetry
+from bench.runner.load import Finished, Served, closed_loop, poisson
+from bench.runner.telemetry import Device, Sample
+from bench.runner.window import Facts, Window, cell_of
+
+DEVICES = [Device("GPU-a", 80.0, 1.0, 700.0), Device("GPU-b", 80.0, 1.0, 700.0)]
+
+
+def sample(t: float, gpu: str, memory_gb: float, busy: float, watts: float) -> Sample:
+    values = {
+        "memory_used_bytes": memory_gb * 1e9,
+        "gpu_busy_percent": busy,
+        "power_w": watts,
+        "sm_clock_mhz": 1700.0 + t,
+        "temperature_c": 60.0 + t,
+    }
+    return Sample(t, gpu, values)
+
+
+SAMPLES = [
+    sample(0.0, "GPU-a", 40.0, 100.0, 600.0),
+    sample(0.0, "GPU-b", 30.0, 80.0, 500.0),
+    sample(1.0, "GPU-a", 35.0, 90.0, 650.0),
+    sample(1.0, "GPU-b", 38.0, 70.0, 550.0),
+]
+
+
+def test_each_gpu_has_its_own_figures_and_a_column_that_it_lacks_is_null() -> None:
+    first, second = telemetry.by_gpu(SAMPLES, DEVICES, [(34_000_000_000, 0), (33_000_000_000, 0)])
+    assert (first.uuid, second.uuid) == ("GPU-a", "GPU-b")
+    assert (first.memory_used_peak_gb, second.memory_used_peak_gb) == (40.0, 38.0)
+    assert (first.gpu_busy_avg_percent, second.gpu_busy_avg_percent) == (95.0, 75.0)
+    assert (first.power_average_w, second.power_average_w) == (625.0, 525.0)
+    assert first.torch_allocated_peak_gb == 34.0
+    assert second.temperature_peak_c == 61.0
+    assert first.memory_clock_avg_mhz is None
+
+
+def test_together_is_the_highest_sum_at_one_moment_and_not_the_sum_of_peaks() -> None:
+    memory = telemetry.memory(SAMPLES, DEVICES)
+    assert memory.together_peak_gb == 73.0
+    assert memory.together_avg_gb == 71.5
+    assert memory.used_peak_gb == 40.0
+    assert telemetry.memory(SAMPLES[::2], DEVICES[:1]).together_peak_gb is None, "one GPU is not several"
+
+
+class TwoLanes:
+    """Two servers on a clock that only they move: the first takes 3 s a request, the second 2 s."""
+
+    def __init__(self) -> None:
+        self.idle = [(0.0, 3.0), (0.0, 2.0)]
+        self.serving: list[tuple[float, float, int, float]] = []
+        self.most_at_once = 0
+
+    @property
+    def free(self) -> bool:
+        return bool(self.idle)
+
+    def begin(self, index: int) -> None:
+        since, takes = self.idle.pop(0)
+        self.serving.append((since + takes, since, index, takes))
+        self.most_at_once = max(self.most_at_once, len(self.serving))
+
+    def finish(self) -> Finished[Facts]:
+        done = min(self.serving)
+        self.serving.remove(done)
+        finished, begun, index, takes = done
+        self.idle.append((finished, takes))
+        return Finished(index, begun, finished, Facts({}))
+
+    def drain(self) -> None:
+        self.serving.clear()
+
+
+def test_requests_come_back_in_the_order_in_which_they_are_done() -> None:
+    lanes = TwoLanes()
+    served = list(islice(closed_loop(lanes, users=4), 8))
+    assert [request.finished for request in served] == sorted(request.finished for request in served)
+    assert lanes.most_at_once == 2
+    assert sorted(request.index for request in served)[:6] == list(range(6)), "taken first come, first served"
+    assert [request.index for request in served][:3] == [1, 0, 2], "the second is faster"
+
+
+def test_one_user_keeps_one_server_busy() -> None:
+    lanes = TwoLanes()
+    list(islice(closed_loop(lanes, users=1), 4))
+    assert lanes.most_at_once == 1
+
+
+def test_an_open_loop_hands_out_what_arrives_while_a_server_is_free() -> None:
+    lanes = TwoLanes()
+    served = list(islice(poisson(lanes, users=2, rate=1e6), 6))
+    assert len({request.index for request in served}) == 6
+    assert lanes.most_at_once == 2
+
+
+def test_the_window_begins_with_the_earliest_schedule_whoever_is_done_first() -> None:
+    def request(index: int, scheduled: float, finished: float) -> Served[Facts]:
+        return Served(index, index % 2, scheduled, scheduled, finished, Facts({"denoise": 1.0}))
+
+    served = [
+        request(0, 0.0, 2.0),
+        request(1, 0.0, 3.0),
+        request(3, 3.0, 5.0),
+        request(2, 2.0, 6.0),
+    ]
+    window = Window(2, 1, "closed", served, (), recompiles=0, torch_peak_bytes=())
+    cell = cell_of(window, settled=True)
+    assert (window.begin, cell.window_seconds) == (2.0, 4.0)
+    assert cell.throughput_images_per_s == pytest.approx(3 / 4)
