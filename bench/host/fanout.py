@@ -141,7 +141,10 @@ class Wanting:
         if self._reference_gpu and row.is_reference:
             wanted = replace(wanted, host_ids=frozenset([self._reference_gpu]))
         weights = self.settings.weights_of(row)
-        return decide(row, past, self.fingerprint(row), wanted, self.misfit(row), weights)
+        misfit = self.misfit(row)
+        # Of thousands of rows most are of other hardware: what they would measure is not hashed.
+        fingerprint = "" if misfit else self.fingerprint(row)
+        return decide(row, past, fingerprint, wanted, misfit, weights)
 
 
 def make_plan(rows: Iterable[Row], wanting: Wanting) -> Plan:
