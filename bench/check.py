@@ -57,12 +57,15 @@ def result_faults(result: Result) -> Iterator[str]:
     cells = {(cell.users, cell.images): cell for cell in result.cells}
     if len(cells) < len(result.cells):
         yield "cells: one stands twice"
+    uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
     evidence = result.effective.get("parallel", {})
     servers = evidence.get("ranks", 1) if result.row.get("parallel") == "replicas" else 1
     for shape, cell in cells.items():
         place = f"cells[{shape[0]}x{shape[1]}]"
         for sentence in check_cell.faults(cell, cells.get((1, 1)), servers):
             yield f"{place}.{sentence}"
+        if cell.gpus and [gpu.uuid for gpu in cell.gpus] != uuids:
+            yield f"{place}.gpus: they are not the GPUs of environment.gpus"
     yield from _status_faults(result)
     yield from _cost_faults(result)
     if not _in_utc(result.started_at):

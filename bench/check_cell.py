@@ -44,7 +44,7 @@ def faults(cell: Cell, one_image: Cell | None, servers: int = 1) -> Iterator[str
     for name, distribution in _distributions(cell):
         yield from _distribution(name, distribution, cell.users if name in OVERLAPPING else 1)
     yield from _batch_efficiency(cell, one_image)
-    for part in (cell.memory, cell.utilisation, cell.power):
+    for part in (cell.memory, cell.utilisation, cell.power, *cell.gpus):
         yield from ranges(part)
 
 

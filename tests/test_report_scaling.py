@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes import fake_cell, fake_result, fake_row, write_attempt
 
-from bench import record
+from bench import check, record
 from bench.matrix import Row
 from bench.report.charts import figures
 from bench.report.load import load
@@ -111,6 +111,28 @@ def test_charts_show_both_and_one_gpu_has_neither(tmp_path: Path) -> None:
     alone, only = view_of(tmp_path, "h200x1")
     assert not {"scaling", "throughput"} & {figure.name.rsplit("-", 1)[1] for figure in _figures(alone, only)}
     assert not any(table.title.startswith("Scaling") for table in only.side)
+
+
+def test_each_gpu_has_a_line_and_so_have_all_together(tmp_path: Path) -> None:
+    made = fake_result(EAGER, shapes=((1, 1),))
+    assert made.environment is not None
+    uuids = [gpu.uuid for gpu in made.environment.gpus]
+    each = [record.GpuFigures(uuid=uuid, memory_used_peak_gb=30.0 + rank) for rank, uuid in enumerate(uuids)]
+    cell = made.cells[0]
+    cell.gpus = each
+    cell.memory.together_peak_gb = 60.5
+    assert not [fault for fault in check.result_faults(made) if "gpus" in fault]
+    write_attempt(tmp_path, made)
+    _, case = view_of(tmp_path)
+    table = next(table for table in case.side if table.title.startswith("Each GPU"))
+    peak = [column.title for column in table.columns].index("Memory peak (GB)")
+    assert [(line.entries[3].text, line.entries[peak].text) for line in table.lines] == [
+        ("rank 0, GPU-00000000", "30.0"),
+        ("rank 1, GPU-00000000", "31.0"),
+        ("together", "60.5"),
+    ]
+    cell.gpus = each[::-1]
+    assert any("gpus: they are not" in fault for fault in check.result_faults(made))
 
 
 def _figures(view: SectionView, case: CaseView) -> list[Any]:
