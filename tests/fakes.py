@@ -38,6 +38,10 @@ GPU_NAMES = {
 }
 GPU_MEMORY_GB = {"h100": 85.5, "h200": 150.8, "a100": 85.9}
 
+SAME_ROWS: tuple[dict[str, str], ...] = ({}, {"compilation": "inductor"}, {"quantization": "quanto-int4"})
+SAME_ROWS_IDS = ("plain", "inductor", "quanto-int4")
+"""Changes of a tiny row that every executor runs for real: two of them compile at run time."""
+
 
 def fake_row(**changes: Any) -> Row:
     """The reference row on one H100, but for ``changes``."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from docker_engine import cpu_image, daemon, standin_image
-from fakes import fake_row
+from fakes import SAME_ROWS, SAME_ROWS_IDS, fake_row
 from host_faults import small_disk
 
 from bench import layout, record
@@ -124,11 +124,7 @@ def codes(result: Result) -> dict[str, str]:
     return {f"{cell.users}x{cell.images}": cell.status.code.value for cell in result.cells}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"compilation": "inductor"}, {"quantization": "quanto-int4"}],
-    ids=["plain", "inductor", "quanto-int4"],
-)
+@pytest.mark.parametrize("changes", SAME_ROWS, ids=SAME_ROWS_IDS)
 def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(
     job: Job, changes: dict[str, str]
 ) -> None:

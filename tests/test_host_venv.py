@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from fakes import fake_row
+from fakes import SAME_ROWS, SAME_ROWS_IDS, fake_row
 
 from bench import layout, record
 from bench.host import locks
@@ -48,20 +48,24 @@ def venvs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_row_runs_in_the_environment_and_its_result_names_the_lock(venvs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", SAME_ROWS, ids=SAME_ROWS_IDS)
+def test_a_row_runs_in_the_environment_and_its_result_names_the_lock(
+    venvs: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
     venv = VenvExecutor(venvs)
-    folder = layout.attempt_dir(tmp_path / "results", ROW, "tiny", layout.new_attempt())
-    job = Job(ROW, "tiny", "probe", ((1, 1),), folder)
-    lock = venv.lock(ROW)
+    row = fake_row(**{**ROW.model_dump(), **changes})
+    folder = layout.attempt_dir(tmp_path / "results", row, "tiny", layout.new_attempt())
+    job = Job(row, "tiny", "probe", ((1, 1),), folder)
+    lock = venv.lock(row)
     assert lock == f"{LOCK} with torch==2.13.0"
-    started = first_result(job, ingredients(ROW, "tiny", lock), Environment.model_validate(collect([])))
+    started = first_result(job, ingredients(row, "tiny", lock), Environment.model_validate(collect([])))
     execute(venv, job, started, lambda handle: supervise(handle, 300, Stop(), lambda: None))
     result = record.load(folder / layout.RESULT)
     assert result.status.code is Code.OK, result.status
     assert result.ingredients is not None
     assert result.ingredients.versions == lock
     # So that the fan-out, which does not run there itself, finds the row done.
-    assert result.fingerprint == fingerprint_of(ROW, ingredients(ROW, "tiny", lock))
+    assert result.fingerprint == fingerprint_of(row, ingredients(row, "tiny", lock))
 
 
 def test_an_environment_that_is_missing_half_built_or_stale_is_named_with_its_command(
