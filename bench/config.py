@@ -144,8 +144,9 @@ class RanksRule:
     """What gloo and NCCL wait for a peer inside one collective."""
     apart_seconds: float = 300.0
     """How long one rank may still be at work on what another has done: weights read, graphs compiled."""
-    silence_seconds: float = 1800.0
-    """How long all of them may be: a cold load, or TorchAO's 330 s of compiling."""
+    silence_seconds: float = 900.0
+    """How long all of them may be: a cold load, or TorchAO's 330 s of compiling. Seldom more than the host's
+    own limit for the row (``estimate.timeout_seconds``), which could not ask the ranks where they hang."""
     stopped_looks: int = 10
     """A rank that is stopped (SIGSTOP) in so many looks in a row, one a second, will not go on."""
     settle_seconds: float = 3.0

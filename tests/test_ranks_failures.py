@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -89,6 +91,26 @@ def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer
     result = only_result(tmp_path)
     assert codes(result) == {"1x1": "ok", "1x2": "oom", "4x1": "ok"}
     assert "rank 1 of 2" in result.status.reason
+
+
+def test_the_command_itself_starts_its_ranks_and_survives_the_death_of_one(tmp_path: Path) -> None:
+    """Nothing forked, nothing patched: `fluxbench run`, its two processes, SIGKILL while they serve."""
+    command = [sys.executable, "-m", "bench", "run", f"--row-json={ULYSSES.model_dump_json()}"]
+    command += ["--budget=quick", "--cells=1x1", "--no-quality", f"--attempt-dir={tmp_path}"]
+    with (tmp_path / layout.LOG).open("wb") as log:
+        runner = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (tmp_path / layout.REQUESTS).exists() or not (tmp_path / layout.REQUESTS).read_text():
+        assert runner.poll() is None, (tmp_path / layout.LOG).read_text()
+        time.sleep(0.05)
+    ranks = [each for each in psutil.Process(runner.pid).children() if "bench.runner.rank" in each.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    assert runner.wait(60) == 3
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+    result = record.load(tmp_path / layout.RESULT)
+    assert result.status.code is Code.CRASHED
+    assert "killed by SIGKILL" in result.status.reason
+    assert result.status.log_tail
 
 
 # --- The conductor ends ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from test_failures import campaign, only_result
 from warm_runner import WarmExecutor, WarmServer
 
 from bench import check, layout
+from bench.host import docker
 from bench.matrix import Row
 from bench.record import Code, Result
 from bench.runner import processes
@@ -102,3 +103,4 @@ def test_every_rank_gets_the_callers_variables_unchanged_and_none_of_ours(
         assert ours <= torchruns | {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
         assert set(os.environ) <= set(told)
     assert asked.items() <= speed_variables(os.environ).items(), "and the result records them"
+    assert docker.passed_on(asked) == asked, "and a container gets them"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from bench import config
 
-HUNG_SECONDS = 30.0
+HUNG_SECONDS = 20.0
 """After which ranks count as silent where one is made to hang; a loaded machine needs some for a request."""
 
 
