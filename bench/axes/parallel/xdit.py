@@ -111,7 +111,11 @@ def _share_weights(session: Session) -> None:
         (pipe.text_encoder_2, ["encoder.block"]),
     ):
         shard_component(
-            component, blocks, process_group=get_fs_group().device_group, memory_efficient_init=True
+            component,
+            blocks,
+            process_group=get_fs_group().device_group,
+            device_id=torch.cuda.current_device(),
+            memory_efficient_init=True,
         )
     torch.cuda.empty_cache()
 
