@@ -163,3 +163,42 @@ COMBINATIONS = (
         "full stack with FirstBlockCache",
     ),
 )
+
+_REARRANGED = {
+    "inductor-fused": "FLUX rearranged and compiled, alone; noise floor",
+    "inductor-graphs": "the same with a CUDA graph a step, alone; noise floor",
+}
+LATER_GPU_LAYERS = tuple(Layer("compilation", option, why) for option, why in _REARRANGED.items())
+LATER_CPU_LAYERS = (Layer("compilation", "inductor-fused", "FLUX rearranged, alone, on fp32", on="fp32"),)
+_FAST = {"quantization": "scaledmm-fp8-row", "attention": "flash3"}
+LATER_COMBINATIONS = (
+    Combination(
+        {"compilation": "inductor-fused", "attention": "flash3"}, "attention", "best attention, fused"
+    ),
+    Combination(
+        {"compilation": "inductor-graphs", "attention": "flash3"}, "attention", "lossless stack: all but FP8"
+    ),
+    Combination(
+        {"compilation": "inductor-fused", "quantization": "scaledmm-fp8-row"},
+        "quantization",
+        "our FP8, fused",
+    ),
+    Combination({"compilation": "inductor-fused", **_FAST}, "attention", "FP8 and best attention, fused"),
+    Combination(
+        {"compilation": "inductor-graphs", "quantization": "scaledmm-fp8-row"},
+        "quantization",
+        "our FP8, a CUDA graph a step",
+    ),
+    Combination({"compilation": "inductor-graphs", **_FAST}, "attention", "fast stack: FP8 and all else"),
+    Combination(
+        {"compilation": "inductor-fused", "cache": "replay-65", **_FAST},
+        "cache",
+        "fast stack with a cache that skips 65 % of the steps",
+    ),
+    Combination(
+        {"compilation": "inductor-fused", "cache": "fbcache-0.12", **_FAST},
+        "cache",
+        "fast stack with FirstBlockCache",
+    ),
+)
+"""What was thought of after several GPUs had their rows."""

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from itertools import product
 
 from bench import several_gpus
-from bench.layers import COMBINATIONS, CPU_LAYERS, FP32_LAYERS, GPU_LAYERS, LAYERS, Layer, Stack
+from bench.layers import (
+    COMBINATIONS,
+    CPU_LAYERS,
+    FP32_LAYERS,
+    GPU_LAYERS,
+    LATER_COMBINATIONS,
+    LATER_CPU_LAYERS,
+    LATER_GPU_LAYERS,
+    LAYERS,
+    Combination,
+    Layer,
+    Stack,
+)
 from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
 from bench.rules import refusals
 
@@ -81,16 +93,14 @@ def declared() -> Iterator[Declared]:
     yield _declare(short, BASELINE, None, "few steps, so that a true p99 is cheap")
     yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
     yield from _alone((*product(GPUS, GPU_LAYERS), *product(["cpu"], CPU_LAYERS)))
-    for hardware, combination, use_case in product(GPUS, COMBINATIONS, USE_CASES):
-        if use_case[1] in CORE_CONTROLS:
-            stack = REFERENCE | combination.changes
-            parent = stack | {combination.added: REFERENCE[combination.added]}
-            yield _declare(_place(hardware, use_case), stack, parent, combination.why)
+    yield from _combined(COMBINATIONS)
     for gpu in dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES):
         yield from _one_gpu(gpu)
         for hardware, count in several_gpus.NODES.items():
             if hardware.startswith(gpu):
                 yield from _node(hardware, count)
+    yield from _alone((*product(GPUS, LATER_GPU_LAYERS), *product(["cpu"], LATER_CPU_LAYERS)))
+    yield from _combined(LATER_COMBINATIONS)
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
@@ -124,6 +134,15 @@ def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
                 parent = REFERENCE | {"precision": layer.on}
                 stack = parent | {layer.axis: layer.option}
                 yield _declare(_place(hardware, use_case), stack, parent, layer.why)
+
+
+def _combined(combinations: Iterable[Combination]) -> Iterator[Declared]:
+    """Each on the reference of one GPU."""
+    for hardware, combination, use_case in product(GPUS, combinations, USE_CASES):
+        if use_case[1] in CORE_CONTROLS:
+            stack = REFERENCE | combination.changes
+            parent = stack | {combination.added: REFERENCE[combination.added]}
+            yield _declare(_place(hardware, use_case), stack, parent, combination.why)
 
 
 def _place(

@@ -26,6 +26,9 @@ COMPUTE_CAPABILITY = {"a100": 80, "h100": 90, "h200": 90}
 WHOLE_MODEL = frozenset({"inductor-max", "tensorrt"})
 """Compilations that make one graph of the transformer's forward."""
 
+REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
+"""Compilations of blocks that are taken apart first."""
+
 INDUCTOR = frozenset({"inductor", "inductor-max"})
 
 WITH_LSE = frozenset({"cudnn", "native-flash"})
@@ -88,12 +91,24 @@ def _precision_of_kernel(row: Row, _: str | None) -> str | None:
 
 
 def _cache_inside_one_graph(row: Row, _: str | None) -> str | None:
-    if row.cache == PLAIN["cache"] or row.compilation not in WHOLE_MODEL:
+    if row.cache == PLAIN["cache"] or row.compilation not in WHOLE_MODEL | {"inductor-graphs"}:
         return None
     return (
-        f"a cache decides on the host between two blocks, and {row.compilation} compiles all blocks into one"
-        " graph: use compilation inductor"
+        f"a cache decides on the host between two blocks, and {row.compilation} makes one graph of them all:"
+        " use compilation inductor or inductor-fused"
     )
+
+
+def _rearranged(row: Row, _: str | None) -> str | None:
+    if row.compilation not in REARRANGED:
+        return None
+    if row.quantization not in {PLAIN["quantization"], "scaledmm-fp8-row"}:
+        return (
+            f"{row.compilation} takes linears apart, and knows plain ones and scaledmm-fp8-row: use inductor"
+        )
+    if row.parallel not in {PLAIN["parallel"], "replicas"}:
+        return f"{row.compilation} takes whole blocks apart, not parts of them: use compilation inductor"
+    return None
 
 
 def _quantised_tensorrt(row: Row, _: str | None) -> str | None:
@@ -258,6 +273,7 @@ RULES: tuple[Rule, ...] = (
         _cache_inside_one_graph,
         source="fullgraph=True in bench/axes/compilation/whole.py, agree() in axes/cache/stack_cache.py",
     ),
+    Rule("rearranged-blocks", _rearranged, source="_columns() in bench/axes/compilation/products.py"),
     Rule(
         "quantised-tensorrt",
         _quantised_tensorrt,

@@ -14,10 +14,12 @@ from bench.axes.compilation import tensorrt
 from bench.axes.compilation.graphs import graphs_compiled
 from bench.axes.option import NotApplied, Session, Unavailable
 from bench.matrix import Row
+from bench.rules import refusals
 
 INDUCTOR = AXES["compilation"]["inductor"]
 INDUCTOR_MAX = AXES["compilation"]["inductor-max"]
 TENSORRT = AXES["compilation"]["tensorrt"]
+FUSED = AXES["compilation"]["inductor-fused"]
 
 
 @pytest.fixture
@@ -199,3 +201,93 @@ def test_tensorrt_without_an_engine_in_the_profile_is_not_applied() -> None:
     assert tensorrt.require_engines({tensorrt.ENGINE: 3, "aten::mul": 10}) == 3
     with pytest.raises(NotApplied, match="no tensorrt::execute_engine among 1 operations"):
         tensorrt.require_engines({"aten::mul": 10})
+
+
+@pytest.mark.parametrize("task", ["txt2img", "img2img", "inpaint"])
+@pytest.mark.parametrize("control", ["none", "canny"])
+def test_what_is_rearranged_paints_the_same_latents(
+    make_session: Callable[..., Session], only_captured: None, task: str, control: str
+) -> None:
+    session = make_session(task=task, control=control)
+    plain = session.run(steps=3, latents=True).latents
+    FUSED.apply(session)
+    for _ in range(2):
+        rearranged = session.run(steps=3, latents=True).latents
+        assert (rearranged - plain).norm() <= 1e-5 * plain.norm()
+    assert session.notes["inductor-fused"]["modulation"]["transformer"].steps_computed == 3
+
+
+def test_a_batch_of_another_size_has_modulation_of_its_own_and_the_first_finds_its_place_again(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    session = make_session()
+    one, two = (session.run(steps=2, images=images, latents=True).latents for images in (1, 2))
+    FUSED.apply(session)
+    session.run(steps=2, images=1)
+    modulation = session.notes["inductor-fused"]["modulation"]["transformer"]
+    place = modulation._current[1].data_ptr()
+    assert (session.run(steps=2, images=2, latents=True).latents - two).norm() <= 1e-5 * two.norm()
+    assert (session.run(steps=2, images=1, latents=True).latents - one).norm() <= 1e-5 * one.norm()
+    assert modulation._current[1].data_ptr() == place, "a captured graph reads it there"
+
+
+def test_evidence_of_rearranged_blocks_counts_each_part(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    session = make_session(control="canny")
+    with pytest.raises(NotApplied, match="nothing was rearranged"):
+        FUSED.verify(session)
+    FUSED.apply(session)
+    session.run()
+    evidence = FUSED.verify(session)
+    transformer = session.pipe.transformer
+    doubles, singles = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
+    assert evidence["split_single_blocks"]["transformer"] == singles
+    assert evidence["gelus_in_products"]["transformer"] == 2 * doubles + singles, "image and text stream"
+    assert evidence["modulation"]["transformer"]["norms"] == 2 * doubles + singles + 1, "and the last norm"
+    assert evidence["vae_blocks"] > 0
+    assert evidence["recompiles_after_warm_up"] == 0
+
+
+def test_rearranged_blocks_that_ran_eagerly_are_not_applied(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    session = make_session()
+    FUSED.apply(session)
+    session.notes["inductor-fused"]["vae_blocks"][3]._compiled_call_impl = None
+    session.run()
+    with pytest.raises(NotApplied, match="1 blocks of the VAE are not compiled"):
+        FUSED.verify(session)
+
+
+def test_a_split_fp8_linear_is_the_sum_of_its_parts() -> None:
+    import torch
+
+    from bench.axes.compilation.products import _columns
+    from bench.axes.quantization.fp8_linear import ScaledMmLinear
+
+    whole = ScaledMmLinear(torch.nn.Linear(96, 32))
+    first, second = (
+        _columns(whole, slice(None, 32), bias=True),
+        _columns(whole, slice(32, None), bias=False),
+    )
+    assert torch.equal(torch.cat([first.weight, second.weight], dim=1).float(), whole.weight.float())
+    assert torch.equal(first.weight_scale, whole.weight_scale)
+    assert torch.equal(second.weight_scale, whole.weight_scale)
+    assert first.bias is not None
+    assert second.bias is None
+    assert (first.in_features, second.in_features) == (32, 64)
+
+
+def test_a_cuda_graph_a_step_wants_a_gpu_and_no_cache(make_row: Callable[..., Row]) -> None:
+    def why(**changes: str) -> str:
+        (refusal,) = refusals(make_row(compilation="inductor-graphs", **changes))
+        return refusal.name
+
+    assert why() == "gpu-option-on-cpu"
+    assert why(hardware="h100x1", precision="bf16", cache="fbcache-0.12") == "cache-inside-one-graph"
+
+
+def test_linears_that_cannot_be_taken_apart_are_refused(make_row: Callable[..., Row]) -> None:
+    (refusal,) = refusals(make_row(compilation="inductor-fused", quantization="torchao-int8wo"))
+    assert refusal.name == "rearranged-blocks"

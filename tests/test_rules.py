@@ -75,6 +75,7 @@ def test_every_rule_refuses_something() -> None:
         "older-gpu": on("a100x1", attention="flash3"),
         "precision-of-kernel": on("h100x1", attention="flash3", precision="fp16"),
         "cache-inside-one-graph": on("h100x1", cache="fbcache-0.12", compilation="inductor-max"),
+        "rearranged-blocks": on("h100x1", quantization="bnb-nf4", compilation="inductor-fused"),
         "compiled-quanto-int4": on("h100x1", quantization="quanto-int4", compilation="inductor"),
         "quantised-tensorrt": on("h100x1", quantization="gguf-q8_0", compilation="tensorrt"),
         "attention-inside-tensorrt": on("h100x1", attention="flash2", compilation="tensorrt"),

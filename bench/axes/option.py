@@ -6,6 +6,7 @@ This module and every declaration import without torch. ``apply`` and ``verify``
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ class Session:
     """torch.dtype of the transformer."""
     run: Callable[..., Any]
     """``run(steps=1)``: one request of the row's shape; used by ``verify`` for a short profile."""
+    unreplayed: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While it is entered, requests call every operator by name, as a profile needs it. An option that
+    replays what it captured puts its own here."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What ``apply`` leaves for ``verify``, by option id."""
     after_request: dict[str, Callable[[], Counts]] = field(default_factory=dict)

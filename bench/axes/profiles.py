@@ -92,7 +92,8 @@ def _profiled(session: Session, *, shapes: bool = False) -> Any:
         transformer.register_forward_hook(stop),
     )
     try:
-        session.run(steps=1)
+        with session.unreplayed():
+            session.run(steps=1)
     finally:
         for handle in handles:
             handle.remove()

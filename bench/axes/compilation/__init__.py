@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from bench.axes.compilation import eager, regional, tensorrt, whole
+from bench.axes.compilation import eager, fused, regional, tensorrt, whole
 
-OPTIONS = (eager.NONE, regional.INDUCTOR, whole.INDUCTOR_MAX, tensorrt.TENSORRT)
+OPTIONS = (
+    eager.NONE,
+    regional.INDUCTOR,
+    whole.INDUCTOR_MAX,
+    tensorrt.TENSORRT,
+    fused.INDUCTOR_FUSED,
+    fused.INDUCTOR_GRAPHS,
+)

@@ -11,28 +11,37 @@ from bench.axes.compilation import graphs
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
 
-def _apply(session: Session) -> None:
+def compile_blocks(session: Session) -> None:
     import torch._dynamo
 
-    graphs.require_compiler("inductor", session)
     torch._dynamo.config.recompile_limit = graphs.RECOMPILE_LIMIT
     for blocks in graphs.blocks(session.pipe).values():
         for block in blocks:
             block.compile(fullgraph=True, dynamic=False)
 
 
-def _verify(session: Session) -> Evidence:
+def require_compiled(option: str, session: Session) -> Evidence:
+    """Every block is compiled and has run as compiled; raises NotApplied otherwise."""
     by_component = graphs.blocks(session.pipe)
     compiled = {name: sum(map(graphs.block_compiled, blocks)) for name, blocks in by_component.items()}
     for name, blocks in by_component.items():
         if compiled[name] != len(blocks) or not blocks:
             raise NotApplied(
-                f"compilation inductor: {compiled[name]} of {len(blocks)} blocks of the {name} compiled"
+                f"compilation {option}: {compiled[name]} of {len(blocks)} blocks of the {name} compiled"
             )
     events = graphs.compile_events(session)
     if events["graphs"] == 0:
-        raise NotApplied("compilation inductor: blocks are marked for it, but dynamo compiled no graph")
+        raise NotApplied(f"compilation {option}: blocks are marked for it, but dynamo compiled no graph")
     return {"blocks": compiled, **events}
+
+
+def _apply(session: Session) -> None:
+    graphs.require_compiler("inductor", session)
+    compile_blocks(session)
+
+
+def _verify(session: Session) -> Evidence:
+    return require_compiled("inductor", session)
 
 
 INDUCTOR = Option("inductor", "torch.compile (regional)", verify=_verify, apply=_apply, exact=True)
