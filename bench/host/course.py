@@ -28,6 +28,11 @@ def run(
     plan: Plan, wanting: Wanting, executor: Executor, lease: Lease, display: Display, stop: Stop
 ) -> Summary:
     """Everything that the plan has to run."""
+
+    def lane_on(uuid: str, shared: Board) -> Campaign:
+        lane, part = Lane(f"GPU {wanting.index_of(uuid)}"), lease.part(uuid)
+        return Campaign(plan, wanting.on(uuid), executor, part, display, stop, shared, lane)
+
     board = Board()
     try:
         write_refusals(plan, wanting)
@@ -37,25 +42,12 @@ def run(
     alone = plan.to_run
     for packed in packing.packed(plan.to_run, wanting.settings):
         fitting = [gpu.uuid for gpu in candidates(packed[0].row, wanting.gpus)]
-        uuids = [uuid for uuid in lease.names if uuid in fitting]
+        uuids = [uuid for uuid in lease.names if uuid in fitting][: len(packed)]
         if len(uuids) > 1:
             alone = [decision for decision in alone if decision not in packed]
-            lanes_board = replace(board, queue=deque())
-            lanes_board.fill(packed, again=wanting.settings.again)
-            lanes = [
-                Campaign(
-                    plan,
-                    wanting.on(uuid),
-                    executor,
-                    lease.part(uuid),
-                    display,
-                    stop,
-                    lanes_board,
-                    Lane(f"GPU {wanting.index_of(uuid)}"),
-                )
-                for uuid in uuids[: len(packed)]
-            ]
-            run_lanes(lanes, wanting, display)
+            shared = replace(board, queue=deque())
+            shared.fill(packed, again=wanting.settings.again)
+            run_lanes([lane_on(uuid, shared) for uuid in uuids], wanting, display)
     board.fill(alone, again=wanting.settings.again)
     return Campaign(plan, wanting, executor, lease, display, stop, board).run()
 

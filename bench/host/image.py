@@ -150,7 +150,8 @@ def push(name: str, registry: str, say: Callable[[str], None]) -> str:
     _run(["docker", "tag", tag(name), target], say, advice)
     _run(["docker", "push", target], say, advice)
     found = Daemon().image(target)
-    digests = [text for text in (found or {}).get("RepoDigests", []) if text.startswith(target.split(":")[0])]
+    repository = target.rpartition(":")[0]
+    digests = [text for text in (found or {}).get("RepoDigests", []) if text.startswith(f"{repository}@")]
     if not digests:
         raise ImageError(f"{target} was pushed, but Docker tells no digest")
     return str(digests[0])

@@ -122,6 +122,8 @@ class LiveDisplay:
         self._live.console.print(Text(text))
 
     def look(self, look: Look) -> None:
+        if not look.lane:  # nothing runs beside this row
+            self._lanes.clear()
         self._lanes[look.lane] = look.line()
         self._live.update(Text("\n".join(self._lanes.values())), refresh=True)
 
