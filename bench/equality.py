@@ -68,10 +68,17 @@ def compare(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Generat
             reason = f"{refused[0].name}: {refused[0].reason}"
             yield correctness.compared(waiting.pop(0), "refused", reason)
             continue
-        together = [case for case in waiting if not refusals(case[2])]
+        first = _start_of(waiting[0])
+        together = [case for case in waiting if _start_of(case) == first and not refusals(case[2])]
         for case, found in zip(together, _started_once(together, ranks, seconds_a_case), strict=False):
             waiting.remove(case)
             yield found
+
+
+def _start_of(case: Case) -> str:
+    """Which cases can share a start: xDiT keeps its process groups for the life of a process."""
+    degrees = degrees_of(case[2].parallel)
+    return case[2].parallel if degrees and degrees.xdit else "diffusers"
 
 
 def _started_once(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Iterator[Compared]:

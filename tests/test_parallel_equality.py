@@ -14,6 +14,7 @@ import pytest
 from bench import correctness, equality, tryout
 from bench.correctness import Case, Compared
 from bench.matrix import BASELINE
+from bench.rules import refusals
 
 
 def case(task: str = "txt2img", control: str = "none", why: str = "", **changes: str) -> Case:
@@ -82,6 +83,14 @@ def test_a_rank_that_is_lost_costs_one_case_and_the_rest_get_new_ranks(
     ]
     assert reason in found[1].reason
     assert found[3].reason.startswith("uneven-shares: 8 ranks do not divide the 4 attention heads")
+
+
+def test_each_method_of_xdit_gets_ranks_of_its_own() -> None:
+    cases = [case for case in equality.cases("h200x2", 2) if not refusals(case[2])]
+    starts = {equality._start_of(case) for case in cases}
+    xdit = {row.parallel for _, _, row in cases if row.parallel.startswith("xdit-")}
+    assert len(xdit) == 4
+    assert starts == {"diffusers"} | xdit
 
 
 def test_a_whole_tree_of_processes_ends() -> None:
