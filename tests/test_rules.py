@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from bench import rules
 from bench.axes import AXES
 from bench.images import image_of
 from bench.listing import as_dict
 from bench.matrix import PLAIN, Row
-from bench.rules import COMPUTE_CAPABILITY, RULES, flags, refusals
+from bench.rules import RULES, flags, refusals, stacks
+from bench.rules.stacks import COMPUTE_CAPABILITY
 from bench.runner.judge import flagged
 
 HARDWARE = ("a100x1", "h100x1", "cpu")
@@ -100,7 +100,7 @@ def test_every_rule_refuses_something() -> None:
 
 def test_a_stack_that_no_image_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Today every stack that no other rule refuses has one; the next image may lack a package."""
-    monkeypatch.setattr(rules, "image_of", lambda _row: None)
+    monkeypatch.setattr(stacks, "image_of", lambda _row: None)
     assert names(on("h100x1")) == ["no-image"]
 
 
