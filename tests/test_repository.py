@@ -116,11 +116,14 @@ RUNNER_ONLY = (
     "bench.runner.",
     "bench.tiny.",
     "bench.__main__",
+    "bench.axes.compilation.modulation",
+    "bench.axes.compilation.products",
+    "bench.axes.compilation.step_graph",
     "bench.axes.quantization.fp8_linear",
     "bench.axes.quantization.gguf_blocks",
     "bench.axes.quantization.gguf_file",
 )
-"""The last three are torch through and through; ``apply`` of their options imports them."""
+"""Of the axes those that are torch through and through; ``apply`` of their options imports them."""
 
 
 def host_side_modules() -> list[str]:
