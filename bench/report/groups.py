@@ -75,8 +75,13 @@ class Section:
             return self.host_id
         if not environment.gpus:
             return f"{environment.cpu_model}, {environment.cpu_count} CPUs"
-        uuids = ", ".join(gpu.uuid[:12] for gpu in environment.gpus)
-        return f"{environment.gpus[0].name} ({uuids})"
+        return f"{environment.gpus[0].name} ({self.devices})"
+
+    @property
+    def devices(self) -> str:
+        """``GPU-1a2b3c4d``, as short as tells it from the others; empty without GPUs."""
+        environment = self.measurements[0].latest.environment
+        return ", ".join(gpu.uuid[:12] for gpu in environment.gpus) if environment else ""
 
 
 def sections(measurements: Iterable[Measurement]) -> list[Section]:

@@ -65,8 +65,8 @@ class Page:
 
     @property
     def measured(self) -> int:
-        """Rows with at least one cell that has numbers."""
-        return sum(1 for each in self.measurements if each.cells)
+        """Rows with at least one cell that has numbers, on however many machines."""
+        return len({each.row.identity for each in self.measurements if each.cells})
 
 
 @dataclass(frozen=True)
