@@ -55,13 +55,20 @@ class Report(Strict):
 
     @classmethod
     def read(cls, path: Path | None, hardware: str) -> Self:
-        """What is there already, when these packages on this hardware left it; else an empty one."""
+        """What is there already, to go on from. Raises ValueError where other hardware or packages left it:
+        the two would not be one list, and to begin anew would lose the first."""
         empty = cls(hardware=hardware, packages=identity.packages())
         if path is None or not path.is_file():
             return empty
         found = cls.model_validate_json(path.read_bytes())
-        same = (found.hardware, found.packages) == (empty.hardware, empty.packages)
-        return found if same else empty
+        if found.hardware != hardware:
+            raise ValueError(f"{path} is of {found.hardware}, not {hardware}; name another file")
+        if others := sorted(set(found.packages.items()) ^ set(empty.packages.items())):
+            names = ", ".join(dict.fromkeys(name for name, _ in others))
+            raise ValueError(
+                f"{path} was made with other versions of {names}; name another file or remove it"
+            )
+        return found
 
     def write(self, path: Path) -> None:
         write_atomically(path, json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1) + "\n")

@@ -125,6 +125,26 @@ def test_construct_goes_on_from_its_file_and_stops_when_the_time_is_up(
     assert "[1/" not in again.output
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"hardware": "h100x1"}, "is of h100x1, not cpu"),
+        ({"packages": {"torch": "1.0"}}, "other versions of"),
+    ],
+)
+def test_a_list_of_another_machine_or_of_other_packages_is_not_begun_anew(
+    tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    out = tmp_path / "constructed.json"
+    left = Constructed.model_validate({"hardware": "cpu", "packages": {}, **changed})
+    left.write(out)
+    before = out.read_text()
+    done = CliRunner().invoke(construct, ["--singles", "--limit-seconds", "0", "--out", str(out)])
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.split())
+    assert out.read_text() == before
+
+
 def test_construct_on_a_gpu_that_is_not_here_is_bad_input() -> None:
     result = CliRunner().invoke(construct, ["--hardware", "h100x1"])
     assert result.exit_code == 2

@@ -55,7 +55,7 @@ def construct(
     from bench.tryout import construct as construct_one
 
     _prepare(hardware)
-    found = report.Constructed.read(out, hardware)
+    found = _read(report.Constructed, out, hardware)
     rows = [row for row in report.rows(hardware, pairs=pairs) if not found.holds(row)]
     _go_on(rows, lambda row: found.add(construct_one(row, capture=capture)), limit_seconds, found, out)
 
@@ -94,7 +94,7 @@ def correctness(
     from bench import tryout_report as report
 
     _prepare(hardware)
-    found = report.Correct.read(out, hardware)
+    found = _read(report.Correct, out, hardware)
     if ranks is not None:
         _equality(hardware, ranks, case_seconds, limit_seconds, found, out)
         return
@@ -142,6 +142,13 @@ def _prepare(hardware: str) -> None:
         logging = import_module(f"{library}.utils.logging")
         logging.disable_progress_bar()
         logging.set_verbosity_error()
+
+
+def _read(kind: Any, out: Path | None, hardware: str) -> Any:
+    try:
+        return kind.read(out, hardware)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--out") from None
 
 
 def _go_on(
