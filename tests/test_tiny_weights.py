@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,3 +152,14 @@ def test_the_card_says_what_the_files_say() -> None:
     from bench.tiny.card import CARD, render
 
     assert CARD.read_text() == render(), "run: python -m bench.tiny.card"
+
+
+def test_the_cards_example_draws_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.tiny.card import CARD
+
+    (example,) = re.findall(r"```python\n(.*?)```", CARD.read_text(), re.S)
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    read = checker.read(np.asarray(names["image"]))
+    assert (read.shape, read.colour, read.background, read.position) == ("star", "red", "blue", "top left")
