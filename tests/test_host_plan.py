@@ -278,7 +278,7 @@ def test_who_lacks_the_hardware_is_told_what_is_missing_and_what_fits() -> None:
     assert "make bench ROW=74" in misfit_advice(wanted, [wanted, reference], [])
 
 
-def test_planning_three_thousand_rows_takes_seconds_and_not_minutes(tmp_path: Path) -> None:
+def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path) -> None:
     rows = [fake_row(row=str(number), hardware="cpu", size=128) for number in range(1, 3001)]
     for row in rows[:300]:
         write_attempt(tmp_path, fake_result(row, n=13, budget="quick"), telemetry=False)
@@ -286,5 +286,5 @@ def test_planning_three_thousand_rows_takes_seconds_and_not_minutes(tmp_path: Pa
     begun = time.process_time()  # of a machine that others use as well
     plan = make_plan(rows, Wanting(settings, []))
     plan_lines(plan, settings, [], every_row=True)
-    assert time.process_time() - begun < 15  # `make bench-self` says how many
+    assert time.process_time() - begun < 2
     assert len(plan.decisions) == 3000

@@ -14,9 +14,9 @@ def gpu_hours_of(plan: Plan, settings: Settings) -> float:
     return sum(gpu_hours(item.row, plan.seconds(item, settings.budget)) for item in plan.to_run)
 
 
-def lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> list[str]:
-    """Of a plan that has something to run; what the user asked no price or limit for is not said."""
-    wall_seconds = packing.wall_seconds(plan, settings, gpus)
+def lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: float) -> list[str]:
+    """Of a plan that has something to run and takes so long in all; what the user asked no price or limit for
+    is not said."""
     said = []
     widest = max((packing.lanes(rows, gpus) for rows in packing.packed(plan.to_run, settings)), default=1)
     if widest > 1:

@@ -30,9 +30,10 @@ SKIPPED = {
 def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row: bool) -> list[str]:
     """``every_row`` lists what will run row by row, in order."""
     budget = settings.budget
-    lines = [_headline(plan, settings, gpus)]
+    wall_seconds = packing.wall_seconds(plan, settings, gpus)
+    lines = [_headline(plan, settings, wall_seconds)]
     if plan.to_run:
-        lines += bill.lines(plan, settings, gpus)
+        lines += bill.lines(plan, settings, gpus, wall_seconds)
     if every_row:
         lines += [
             f"  {number}. {_run_line(plan, item, budget)}" for number, item in enumerate(plan.to_run, 1)
@@ -46,13 +47,12 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     return lines
 
 
-def _headline(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> str:
+def _headline(plan: Plan, settings: Settings, wall_seconds: float) -> str:
     count = f"{len(plan.decisions)} row{'s' * (len(plan.decisions) != 1)} chosen, {len(plan.to_run)} to run"
     if not plan.to_run:
         return count
-    about = clock(packing.wall_seconds(plan, settings, gpus))
     hours = f"{bill.gpu_hours_of(plan, settings):.2f} GPU-hours (estimates)"
-    return f"{count} ({settings.budget.name}): about {about}, {hours}"
+    return f"{count} ({settings.budget.name}): about {clock(wall_seconds)}, {hours}"
 
 
 def _run_line(plan: Plan, item: Decision, budget: Budget) -> str:

@@ -30,24 +30,28 @@ def _chosen(row: Row) -> Iterator[tuple[str, Option]]:
 
 
 def _gpu_option_on_cpu(row: Row, _: str | None) -> str | None:
-    needy = [name for name, option in _chosen(row) if option.needs_gpu]
-    if row.gpu is not None or not needy:
+    if row.gpu is not None:
         return None
-    return f"{' and '.join(needy)} exist on GPUs only"
+    needy = [name for name, option in _chosen(row) if option.needs_gpu]
+    return f"{' and '.join(needy)} exist on GPUs only" if needy else None
 
 
 def _older_gpu(row: Row, _: str | None) -> str | None:
     has = COMPUTE_CAPABILITY.get(row.gpu or "")
+    if has is None:
+        return None
     for name, option in _chosen(row):
-        if has is not None and option.needs_sm > has:
+        if option.needs_sm > has:
             needs = f"needs a GPU of compute capability {option.needs_sm / 10:.1f}"
             return f"{name} {needs}, and an {(row.gpu or '').upper()} has {has / 10:.1f}"
     return None
 
 
 def _precision_of_kernel(row: Row, _: str | None) -> str | None:
+    if row.gpu is None:
+        return None
     for name, option in _chosen(row):
-        if row.gpu is not None and row.precision not in option.gpu_precisions:
+        if row.precision not in option.gpu_precisions:
             taken = " and ".join(sorted(option.gpu_precisions))
             return f"the GPU kernels of {name} take {taken} only, and the row is {row.precision}"
     return None
