@@ -8,6 +8,7 @@ nothing but its log and the quality pictures.
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from bench.runner import judge
 from bench.runner.clock import synchronise
 from bench.runner.links import Measured, exchange
 from bench.runner.messages import LOCALHOST, Done, Failed, Place, Sketch
-from bench.runner.worker import Worker
+from bench.runner.worker import Loaded, Worker
 
 PEER_WORDS = ("closed by peer", "reset by peer", "Broken pipe", "third_party/gloo", "Timed out waiting")
 """Of gloo's errors when another rank is gone or late, for which torch has no class."""
@@ -64,6 +65,9 @@ class RankWorker(Worker):
         )
         self._control = dist.new_group(backend="gloo", timeout=patience)
 
+    def load(self) -> Loaded:
+        return super().load()._replace(sample_sha256=sample_sha256(self.pipe))
+
     def links(self) -> list[Measured]:
         """Bandwidth to every other rank, before weights take the memory."""
         measured = exchange(self.place.rank, self.place.ranks, self.device)
@@ -80,6 +84,26 @@ class RankWorker(Worker):
         output, facts = self.serve(images, index)
         finished = time.perf_counter()
         return Done(finished, self.facts(images, (output, facts)), Sketch.of(output, facts))
+
+
+SAMPLED_VALUES = 8
+"""Of each parameter, evenly spaced: some 16,000 of a full-size FLUX."""
+
+
+def sample_sha256(pipe: Any) -> str:
+    """One copy to the host for each module, so that it costs milliseconds."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, module in sorted(pipe.components.items()):
+        if not isinstance(module, torch.nn.Module):
+            continue
+        digest.update(name.encode())
+        flat = [parameter.detach().reshape(-1) for parameter in module.parameters()]
+        values = [each[:: max(1, each.numel() // SAMPLED_VALUES)][:SAMPLED_VALUES].float() for each in flat]
+        if values:
+            digest.update(torch.cat(values).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def of_a_peer(error: BaseException) -> bool:

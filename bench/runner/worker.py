@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -34,8 +33,8 @@ log = logging.getLogger(__name__)
 class Loaded(NamedTuple):
     weights: record.Weights
     manifest_sha256: str
-    sample_sha256: str
-    """Of a few values of every parameter: ranks that hold other weights are told by it."""
+    sample_sha256: str | None = None
+    """Of a few values of every parameter, where ranks compare it: who holds other weights is told by it."""
 
 
 CacheState = Literal["cold", "warm"]
@@ -110,7 +109,7 @@ class Worker:
         self.manifest = tasks.manifest(self.row, self.weights)
         dtype = torch_dtype(self.row.precision)
         self.session = Session(self.row, self.pipe, self.device, dtype, run=self.profiled)
-        return Loaded(loaded.weights, self.manifest.sha256, sample_sha256(self.pipe))
+        return Loaded(loaded.weights, self.manifest.sha256)
 
     def apply(self, axes: Sequence[str]) -> None:
         for axis in axes:
@@ -186,23 +185,3 @@ class Worker:
         import torch
 
         return [(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())]
-
-
-SAMPLED_VALUES = 8
-"""Of each parameter, evenly spaced: some 16,000 of a full-size FLUX."""
-
-
-def sample_sha256(pipe: Any) -> str:
-    """One copy to the host for each module, so that it costs milliseconds."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, module in sorted(pipe.components.items()):
-        if not isinstance(module, torch.nn.Module):
-            continue
-        digest.update(name.encode())
-        flat = [parameter.detach().reshape(-1) for parameter in module.parameters()]
-        values = [each[:: max(1, each.numel() // SAMPLED_VALUES)][:SAMPLED_VALUES].float() for each in flat]
-        if values:
-            digest.update(torch.cat(values).cpu().numpy().tobytes())
-    return digest.hexdigest()

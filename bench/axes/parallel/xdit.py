@@ -3,8 +3,7 @@
 Ulysses, ring and their sharded weights go the way of its runners: the transformer becomes one of xDiT's
 class, whose forward shares out the tokens, and the pipeline stays diffusers'. PipeFusion replaces the
 pipeline's whole call; its result is on the last rank alone, and is handed to all, as every other method
-leaves it.
-Text encoders and VAE run on every rank.
+leaves it. Text encoders and VAE run on every rank.
 """
 
 from __future__ import annotations
