@@ -56,13 +56,17 @@ def embed(
     import torch
 
     image = transformer.x_embedder(latents)
-    scalars = [timestep.to(image.dtype) * 1000]
-    if guidance is not None:
-        scalars.append(guidance.to(image.dtype) * 1000)
-    conditioning = transformer.time_text_embed(*scalars, pooled)
+    conditioned = conditioning(transformer, timestep, guidance, pooled, image.dtype)
     text = transformer.context_embedder(prompt)
     rotary = transformer.pos_embed(torch.cat((text_ids, image_ids), dim=0))
-    return Streams(image, text, conditioning, rotary)
+    return Streams(image, text, conditioned, rotary)
+
+
+def conditioning(component: Any, timestep: Any, guidance: Any, pooled: Any, dtype: Any) -> Any:
+    """``Streams.conditioning`` of a transformer or ControlNet: timestep in [0, 1], guidance (or None) and
+    pooled text are as the pipelines hand them over, rows of one batch."""
+    scalars = [each.to(dtype) * 1000 for each in (timestep, guidance) if each is not None]
+    return component.time_text_embed(*scalars, pooled)
 
 
 def run_block(block: Any, streams: Streams) -> Streams:

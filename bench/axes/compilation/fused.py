@@ -7,6 +7,8 @@ gaps between launches. Each is taken away by one part here; ``verify`` counts th
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from bench.axes.attention.backends import attended
@@ -22,18 +24,16 @@ def _rearrange(option: str, session: Session) -> None:
 
     graphs.require_compiler(option, session)
     components = attended(session.pipe)
-    norms = [module for module in session.pipe.vae.modules() if isinstance(module, ResnetBlock2D)]
+    vae_blocks = [module for module in session.pipe.vae.modules() if isinstance(module, ResnetBlock2D)]
     session.notes[option] = {
         "gelus_in_products": {name: products.merge_gelu(module) for name, module in components.items()},
         "split_single_blocks": {
             name: products.split_single_blocks(module) for name, module in components.items()
         },
         "modulation": {name: Modulation(session.pipe, module) for name, module in components.items()},
-        "vae_blocks": norms,
+        "vae_blocks": vae_blocks,
     }
-    regional.compile_blocks(session)
-    for block in norms:
-        block.compile(fullgraph=True, dynamic=False)
+    regional.compile_each([*chain.from_iterable(graphs.blocks(session.pipe).values()), *vae_blocks])
 
 
 def _require_rearranged(option: str, session: Session) -> Evidence:
@@ -46,9 +46,9 @@ def _require_rearranged(option: str, session: Session) -> Evidence:
         if not table.steps_computed:
             raise NotApplied(f"compilation {option}: the {name}'s modulation was never computed ahead")
         modulation[name] = {"norms": table.layers, "steps_at_once": table.steps_computed}
-    idle = [block for block in notes["vae_blocks"] if not graphs.block_compiled(block)]
-    if idle:
-        raise NotApplied(f"compilation {option}: {len(idle)} blocks of the VAE are not compiled")
+    eager = [block for block in notes["vae_blocks"] if not graphs.block_compiled(block)]
+    if eager:
+        raise NotApplied(f"compilation {option}: {len(eager)} blocks of the VAE are not compiled")
     return {
         **compiled,
         "modulation": modulation,
@@ -58,42 +58,38 @@ def _require_rearranged(option: str, session: Session) -> Evidence:
     }
 
 
-def _apply(session: Session) -> None:
-    _rearrange("inductor-fused", session)
-
-
-def _verify(session: Session) -> Evidence:
-    return _require_rearranged("inductor-fused", session)
-
-
-def _apply_graphs(session: Session) -> None:
+def _rearrange_and_capture(option: str, session: Session) -> None:
     from bench.axes.compilation.step_graph import StepGraph
 
-    _rearrange("inductor-graphs", session)
+    _rearrange(option, session)
     step_graph = StepGraph(session.pipe.transformer)
-    session.notes["inductor-graphs"]["step_graph"] = step_graph
+    session.notes[option]["step_graph"] = step_graph
     session.unreplayed = step_graph.paused
 
 
-def _verify_graphs(session: Session) -> Evidence:
-    found = _require_rearranged("inductor-graphs", session)
-    step_graph: Any = session.notes["inductor-graphs"]["step_graph"]
+def _require_captured(option: str, session: Session) -> Evidence:
+    found = _require_rearranged(option, session)
+    step_graph: Any = session.notes[option]["step_graph"]
     before = step_graph.replays
     session.run(steps=1)
     if step_graph.replays != before + 1:
         replays = step_graph.replays - before
-        raise NotApplied(f"compilation inductor-graphs: one step replayed {replays} CUDA graphs, not one")
+        raise NotApplied(f"compilation {option}: one step replayed {replays} CUDA graphs, not one")
     return {**found, "steps_replayed": step_graph.replays}
 
 
 INDUCTOR_FUSED = Option(
-    "inductor-fused", "torch.compile + FLUX rearranged (ours)", verify=_verify, apply=_apply, exact=True
+    "inductor-fused",
+    "torch.compile + FLUX rearranged (ours)",
+    verify=partial(_require_rearranged, "inductor-fused"),
+    apply=partial(_rearrange, "inductor-fused"),
+    exact=True,
 )
 INDUCTOR_GRAPHS = Option(
     "inductor-graphs",
-    "the same, a CUDA graph a step (ours)",
-    verify=_verify_graphs,
-    apply=_apply_graphs,
+    "torch.compile + FLUX rearranged, a CUDA graph a step (ours)",
+    verify=partial(_require_captured, "inductor-graphs"),
+    apply=partial(_rearrange_and_capture, "inductor-graphs"),
     needs_gpu=True,
     exact=True,
 )

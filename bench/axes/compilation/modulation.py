@@ -18,6 +18,8 @@ from diffusers.models.normalization import (
     AdaLayerNormZeroSingle,
 )
 
+from bench.axes.cache.flux_stack import conditioning
+
 ADAPTIVE_NORMS = (AdaLayerNormZero, AdaLayerNormZeroSingle, AdaLayerNormContinuous)
 
 
@@ -70,15 +72,18 @@ class Modulation:
         self._place(batch=self._table.shape[1]).copy_(self._table[step])
 
     def _computed(self, timesteps: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Rounded where pipeline and transformer round: the timestep is divided and multiplied by 1000."""
+        """Timesteps are rounded and scaled as the pipelines do it, which hand over one a call."""
         latents, pooled = inputs["hidden_states"], inputs["pooled_projections"]
         guidance = inputs.get("guidance")
         batch, steps = latents.shape[0], len(timesteps)
-        scalars = [(timesteps.to(latents.device, latents.dtype) / 1000 * 1000).repeat_interleave(batch)]
-        if guidance is not None:
-            scalars.append((guidance.to(latents.dtype) * 1000).repeat(steps))
-        conditioning = self._component.time_text_embed(*scalars, pooled.repeat(steps, 1))
-        rows = [norm.linear.linear(norm.silu(conditioning).to(latents.dtype)) for norm in self._norms]
+        conditioned = conditioning(
+            self._component,
+            timesteps.to(latents.device, latents.dtype).repeat_interleave(batch) / 1000,
+            None if guidance is None else guidance.repeat(steps),
+            pooled.repeat(steps, 1),
+            latents.dtype,
+        )
+        rows = [norm.linear.linear(norm.silu(conditioned).to(latents.dtype)) for norm in self._norms]
         return torch.cat(rows, dim=1).unflatten(0, (steps, batch))
 
     def _place(self, batch: int) -> torch.Tensor:
