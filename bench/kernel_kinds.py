@@ -21,6 +21,16 @@ KINDS: dict[str, re.Pattern[str]] = {
 }
 """First match wins; what nothing matches is elementwise too: norms, modulation, rope, quantising."""
 
+HINTS = {
+    "gemm": "Matrix products",
+    "attention": "",
+    "elementwise": "Norms, modulation, rope, activations, quantising, whatever is no other kind",
+    "convolution": "Of the VAE",
+    "copy": "",
+    "communication": "Between GPUs",
+}
+"""Every kind, in the order in which tables and charts show them, and what a reader should know of it."""
+
 
 def kind_of(kernel: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if pattern.search(kernel)), "elementwise")

@@ -354,6 +354,10 @@ class Result(Strict):
     stability: Stability | None = None
     cost: Cost | None = None
 
+    def cell(self, users: int = 1, images: int = 1) -> Cell | None:
+        """None where it was not reached."""
+        return next((each for each in self.cells if (each.users, each.images) == (users, images)), None)
+
 
 SERIOUSNESS = (
     Code.INTERRUPTED,

@@ -68,6 +68,8 @@ def test_a_slow_nvlink_is_the_machines_fault_and_names_what_disables_it() -> Non
 
 
 def test_what_is_slow_for_nvlink_is_fast_for_pcie() -> None:
+    with pytest.raises(links.SlowLink, match="NV18"):
+        links.require_fast("row 7", links.links(both_ways(20.0, 20.0), [0, 1], TOPOLOGY), {})
     links.require_fast("row 7", links.links(both_ways(310.0, 300.0), [0, 1], TOPOLOGY), {})
     links.require_fast("row 7", links.links(both_ways(20.0, 20.0), [0, 2], TOPOLOGY), {})
     links.require_fast("row 7", links.links(both_ways(0.5, 0.5), [0, 1], None), {})

@@ -9,7 +9,7 @@ from fakes import fake_cell, fake_result, fake_row
 
 from bench import record
 from bench.config import BUDGETS
-from bench.kernel_kinds import kind_of
+from bench.kernel_kinds import HINTS, KINDS, kind_of
 from bench.report import side_tables
 from bench.report.chart_data import kernel_rows
 from bench.report.groups import sections
@@ -43,6 +43,10 @@ MS = 1_000_000
 )
 def test_a_kernel_is_told_by_its_name(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
+
+
+def test_every_kind_of_kernel_has_a_column() -> None:
+    assert set(HINTS) == set(KINDS)
 
 
 def test_kernels_side_by_side_make_the_gpu_busy_once_but_count_each_in_their_kind() -> None:

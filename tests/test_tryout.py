@@ -70,7 +70,6 @@ def test_every_option_that_runs_on_a_cpu_is_constructed_on_the_tiny_model(
             for id, option in AXES[axis].items()
             if not option.needs_gpu and id not in ELSEWHERE and id != "gguf-file"
             if not correctness.needs_ranks(axis, id)
-            if not correctness.needs_ranks(axis, id)
         }
         assert set(counts) - set(ELSEWHERE) == expected, axis
     ended = Counter(tried.ended for tried in found.stacks)

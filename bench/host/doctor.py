@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from bench.config import TELEMETRY
 from bench.host.facts import Container, Facts, GpuUse, Link
+from bench.runner.links import p2p_disabled
 
 LEAST_DRIVER = {12: 525, 13: 580}
 """CUDA's major version -> the oldest driver branch that runs it (CUDA release notes, minor version
@@ -114,7 +115,7 @@ def links(facts: Facts) -> Iterator[Finding]:
             f"no peer access between {_pairs(cut)}: their data goes through the host's memory",
             "on bare metal switch ACS off in the firmware; in a virtual machine ask its provider",
         )
-    if facts.variables.get("NCCL_P2P_DISABLE", "0") not in ("", "0"):
+    if p2p_disabled(facts.variables):
         yield _problem(
             "NCCL_P2P_DISABLE is set: it costs rows of several GPUs about half their scaling",
             "`unset NCCL_P2P_DISABLE`",

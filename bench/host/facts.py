@@ -224,11 +224,9 @@ def _disks(daemon: Daemon, hub: Path, results: Path) -> tuple[Disk, ...]:
         root = daemon.info().get("DockerRootDir")
     except (Silent, Refused):
         root = None
-    purposes: list[tuple[Literal["images", "weights", "results"], Path]] = [
-        *([("images", Path(root))] if root else []),  # type: ignore[list-item]
-        ("weights", hub),
-        ("results", results),
-    ]
+    purposes: list[tuple[Purpose, Path]] = [("weights", hub), ("results", results)]
+    if root:
+        purposes.insert(0, ("images", Path(root)))
     return tuple(
         Disk(purpose, path, free) for purpose, path in purposes if (free := _free_gb(path)) is not None
     )

@@ -94,10 +94,8 @@ class References:
 
 def median_seconds(result: Result) -> float | None:
     """Of the plain cell; None where it has no number, or none to be trusted."""
-    for cell in result.cells:
-        if (cell.users, cell.images) == PLAIN_CELL and cell.latency and cell.status.code is Code.OK:
-            return cell.latency.p50.value
-    return None
+    cell = result.cell(*PLAIN_CELL)
+    return cell.latency.p50.value if cell and cell.latency and cell.status.code is Code.OK else None
 
 
 def _suspected(outcome: Outcome, reason: str) -> Outcome:

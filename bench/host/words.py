@@ -102,11 +102,11 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _p50(outcome: Outcome) -> str:
-    for cell in outcome.result.cells:
-        if (cell.users, cell.images) == (1, 1) and cell.latency is not None:
-            p50 = cell.latency.p50
-            return f"{p50.value:.3f}" if p50.supported else f"n={cell.n}, max {cell.latency.max:.3f}"
-    return "-"
+    cell = outcome.result.cell()
+    if cell is None or cell.latency is None:
+        return "-"
+    p50 = cell.latency.p50
+    return f"{p50.value:.3f}" if p50.supported else f"n={cell.n}, max {cell.latency.max:.3f}"
 
 
 def ending_lines(summary: Summary, price_per_gpu_hour: float | None = None) -> list[str]:

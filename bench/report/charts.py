@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 from altair.utils.schemapi import debug_mode
 
+from bench.kernel_kinds import HINTS
 from bench.report.chart_data import (
     BASES,
     MOST_STACKS,
@@ -144,7 +145,7 @@ def life(data: Rows) -> alt.TopLevelMixin:
 
 def kernels(data: Rows) -> alt.TopLevelMixin:
     order = list(dict.fromkeys(row["stack"] for row in data))
-    kinds = ["gemm", "attention", "elementwise", "convolution", "copy", "communication", "idle"]
+    kinds = [*HINTS, "idle"]
     present = [kind for kind in kinds if any(row["kind"] == kind for row in data)]
     shades = dict(zip(kinds, (INK, ACCENT, MARK, "#7fb0e6", "#b9c2cd", "#c2571a", GRID), strict=True))
     colour = alt.Scale(domain=present, range=[shades[kind] for kind in present])

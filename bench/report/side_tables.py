@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.config import BUDGETS
+from bench.kernel_kinds import HINTS
 from bench.quality import Closeness, Quality
 from bench.record import Profile
 from bench.report import names
@@ -137,7 +138,7 @@ def kernels(section: Section, case: UseCase) -> Table:
     columns = (
         STACK,
         Column("Service p50 (s)", hint="Unprofiled, one user, one image"),
-        *(Column(f"{kind.capitalize()} (s)", hint=hint) for kind, hint in KERNEL_HINTS.items()),
+        *(Column(f"{kind.capitalize()} (s)", hint=hint) for kind, hint in HINTS.items()),
         Column("GPU idle (s)", hint="Service time in which no kernel ran: launches that came too late"),
         Column("Launches", hint="GPU kernels and copies in one request"),
     )
@@ -149,22 +150,12 @@ def kernels(section: Section, case: UseCase) -> Table:
     return Table(f"Where the GPU's time goes: {case.title}", scope(section), columns, lines)
 
 
-KERNEL_HINTS = {
-    "gemm": "Matrix products",
-    "attention": "",
-    "elementwise": "Norms, modulation, rope, activations, quantising, whatever is no other kind",
-    "convolution": "Of the VAE",
-    "copy": "",
-    "communication": "Between GPUs",
-}
-
-
 def _kernels_line(measurement: Measurement, profile: Profile, cell: PooledCell) -> Line:
     service = cell.medians["service"] if cell.latency.p50.supported else None
     entries = (
         stack_entry(measurement),
         figure(service),
-        *(figure(profile.seconds_by_kind.get(kind)) for kind in KERNEL_HINTS),
+        *(figure(profile.seconds_by_kind.get(kind)) for kind in HINTS),
         figure(measurement.gpu_idle_seconds),
         Entry(str(profile.launches), profile.launches),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.config import LINKS
@@ -123,7 +123,7 @@ def links(measured: Sequence[Sequence[Measured]], indices: Sequence[int], topolo
     return found
 
 
-def require_fast(label: str, found: Sequence[Link], variables: dict[str, str]) -> None:
+def require_fast(label: str, found: Sequence[Link], variables: Mapping[str, str]) -> None:
     """Raises SlowLink, naming every link that is far below its kind and what may be the reason."""
     slow = [link for link in found if link.least_gb_per_s and link.gb_per_s < link.least_gb_per_s]
     if not slow:
@@ -140,7 +140,7 @@ def require_fast(label: str, found: Sequence[Link], variables: dict[str, str]) -
     raise SlowLink(f"{label}: {told}; {advice}, or take another machine")
 
 
-def p2p_disabled(variables: dict[str, str]) -> str | None:
+def p2p_disabled(variables: Mapping[str, str]) -> str | None:
     """``NCCL_P2P_DISABLE=1`` where the caller's environment keeps GPUs from talking to each other."""
-    value = variables.get("NCCL_P2P_DISABLE", "0")
-    return None if value == "0" else f"NCCL_P2P_DISABLE={value}"
+    value = variables.get("NCCL_P2P_DISABLE", "")
+    return None if value in ("", "0") else f"NCCL_P2P_DISABLE={value}"

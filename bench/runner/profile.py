@@ -36,8 +36,8 @@ def profile(request: Callable[[], object]) -> Profile:
     with torch_profile(activities=[ProfilerActivity.CUDA]) as profiler:
         request()
     seconds = time.perf_counter() - begun
-    # Not profiler.events(): it links every event to its operator in Python, which takes some 100 us an event,
-    # and a request of FLUX launches 80,000 kernels.
+    # Not profiler.events(): it links every event to its operator in Python, and a request of FLUX launches
+    # tens of thousands of kernels.
     events = profiler.profiler.kineto_results.events()
     return summary(
         [

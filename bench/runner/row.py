@@ -74,17 +74,14 @@ def _live(job: Job, diary: Diary) -> None:
     with serving(job, diary) as server:
         for users, images in job.cells:
             diary.finish(server.cell(users, images))
-        if server.engine.device == "cuda" and job.budget.profile and _measured(diary.result, (1, 1)):
+        plain = diary.result.cell()
+        if server.engine.device == "cuda" and job.budget.profile and plain and plain.latency:
             with diary.phase("profile"):
                 server.profile()
         server.account_for_communication()
         if job.quality and any(cell.latency for cell in diary.result.cells):
             with diary.phase("quality"):
                 server.save_quality()
-
-
-def _measured(result: record.Result, shape: tuple[int, int]) -> bool:
-    return any(cell.latency and (cell.users, cell.images) == shape for cell in result.cells)
 
 
 @contextmanager

@@ -158,9 +158,8 @@ class Server:
     def account_for_communication(self) -> None:
         """From the evidence of the parallel axis, and the profiles where there are any."""
         result = self.diary.result
-        alone = next((cell for cell in result.cells if (cell.users, cell.images) == (1, 1)), None)
         evidence = result.effective.get("parallel", {})
-        result.communication = communication(self.job.row, evidence, self.profiles, alone)
+        result.communication = communication(self.job.row, evidence, self.profiles, result.cell())
 
     def save_quality(self) -> None:
         """``fluxbench quality`` computes from the files."""

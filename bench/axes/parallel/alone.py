@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bench.axes.option import Evidence, NotApplied, Option, Session
+from bench.axes.parallel import group
 
 
 def _verify(session: Session) -> Evidence:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise NotApplied(f"parallel none: this process is one of {dist.get_world_size()} ranks")
+    ranks = group.world_size()
+    if ranks > 1:
+        raise NotApplied(f"parallel none: this process is one of {ranks} ranks")
     return {"ranks": 1}
 
 
