@@ -52,7 +52,7 @@ def ended(server: WarmServer, results: Path, fault: str) -> Result:
     [
         ("kill", Code.CRASHED, "killed by SIGKILL", ""),
         ("raise", Code.CRASHED, "ValueError: this request is broken", "this request is broken"),
-        ("stop", Code.TIMEOUT, "was stopped for 2 s", "in answer"),  # it may have left the strike by then
+        ("stop", Code.TIMEOUT, "was stopped for 2 s", "in strike"),
         ("hang", Code.TIMEOUT, "did not answer for", "in strike"),
         ("nan", Code.INVALID_OUTPUT, "NaN", ""),
         ("diverge", Code.INVALID_OUTPUT, "of 255 levels away", ""),

@@ -12,6 +12,7 @@ stay in the runner's group and die with it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -75,6 +76,14 @@ class Process:
             stopped = False
         self.looks_stopped = self.looks_stopped + 1 if stopped else 0
         return self.looks_stopped >= config.RANKS.stopped_looks
+
+    def ask_where(self) -> None:
+        """Have it write its stack, see ``stack``. Its main thread itself is asked: any thread of a stopped
+        process may take a signal sent to the process, and faulthandler writes the taker's stack last."""
+        if sys.platform == "linux":  # the main thread's id is the process's
+            ctypes.CDLL(None).tgkill(self.popen.pid, self.popen.pid, signal.SIGUSR1)
+        else:
+            self.popen.send_signal(signal.SIGUSR1)
 
     def tail(self) -> list[str]:
         return list(log_tail(self.log))
@@ -244,7 +253,7 @@ class Processes(Sequence[Process]):
     def _hung(self, processes: Sequence[Process], how: str) -> RankLost:
         """Each first writes into its log where it is; one that is stopped does so as it goes on."""
         for process in processes:
-            process.popen.send_signal(signal.SIGUSR1)
+            process.ask_where()
             process.popen.send_signal(signal.SIGCONT)
         until = time.monotonic() + config.RANKS.settle_seconds
         while time.monotonic() < until and not all(process.stack() for process in processes):
