@@ -101,6 +101,7 @@ def declared() -> Iterator[Declared]:
                 yield from _node(hardware, count)
     yield from _alone((*product(GPUS, LATER_GPU_LAYERS), *product(["cpu"], LATER_CPU_LAYERS)))
     yield from _combined(LATER_COMBINATIONS)
+    yield from _rearranged_on_nodes()
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
@@ -118,6 +119,19 @@ def _node(hardware: str, count: int) -> Iterator[Declared]:
     yield from _descend(_place(hardware, TEXT_TO_IMAGE), several_gpus.text_to_image(count))
     large = _place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE)
     yield from _descend(large, several_gpus.large(count))
+
+
+def _rearranged_on_nodes() -> Iterator[Declared]:
+    """At both sizes of txt2img; FP8 at the usual one, as before."""
+    for gpu in dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES):
+        for size in (None, several_gpus.LARGE):
+            if size or f"{gpu}x1" not in GPUS:
+                place = _place(f"{gpu}x1", TEXT_TO_IMAGE, size=size)
+                yield from _descend(place, several_gpus.rearranged_one_gpu())
+    for hardware, count in several_gpus.NODES.items():
+        for size in (None, several_gpus.LARGE):
+            steps = several_gpus.rearranged(count, fp8=size is None)
+            yield from _descend(_place(hardware, TEXT_TO_IMAGE, size=size), steps)
 
 
 def _descend(place: tuple[str, ...], steps: Iterable[several_gpus.Step]) -> Iterator[Declared]:

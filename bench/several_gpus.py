@@ -7,7 +7,8 @@ that each row changes one option of a parent on the same hardware:
                            -> tpN, fsdpN, xdit-...
     replicas -> ulyssesN, xdit-pipefusionN (eager)
 
-The one GPU that they scale from stands under x1, and runs on the same host.
+The one GPU that they scale from stands under x1, and runs on the same host. ``rearranged`` and
+``rearranged_one_gpu`` came later, with the compilations that they try.
 Order is identity here: rows get their ids in the order of these tables, so new ones are added at the end.
 """
 
@@ -120,3 +121,24 @@ def xdit(count: int) -> Iterator[Step]:
     yield Step(replicas | fsdp, replicas, "xDiT's Ulysses with sharded weights")
     pipefusion = {"parallel": f"xdit-pipefusion{count}"}
     yield Step(pipefusion, REPLICAS, "xDiT's PipeFusion, eager: blocks shared out, patches travel")
+
+
+FUSED, GRAPHS = {"compilation": "inductor-fused"}, {"compilation": "inductor-graphs"}
+
+
+def rearranged_one_gpu() -> Iterator[Step]:
+    """As ``one_gpu``."""
+    yield Step(FUSED, {}, "FLUX rearranged: the one GPU that several such are held against")
+    yield Step(GRAPHS, {}, "a CUDA graph a step: the one GPU that several such are held against")
+
+
+def rearranged(count: int, *, fp8: bool) -> Iterator[Step]:
+    ulysses = GRAPHS | {"parallel": f"ulysses{count}"}
+    for compiled in (FUSED, GRAPHS):
+        replicas = REPLICAS | compiled
+        yield Step(replicas, REPLICAS, "one pipeline a GPU, FLUX rearranged: the throughput control")
+        yield Step(replicas | {"parallel": f"ulysses{count}"}, replicas, "Ulysses, FLUX rearranged")
+    yield Step(ulysses | {"attention": "flash3"}, ulysses, "Ulysses, a CUDA graph a step, FlashAttention 3")
+    if fp8:
+        quantised = ulysses | {"quantization": "scaledmm-fp8-row"}
+        yield Step(quantised, ulysses, "Ulysses, a CUDA graph a step, our dynamic FP8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bench.axes.parallel.degrees import degrees_of
 from bench.images import image_of
 from bench.matrix import PLAIN, Row
 from bench.rules.rule import WHOLE_MODEL, Rule
@@ -73,8 +74,12 @@ def _rearranged(row: Row, _: str | None) -> str | None:
         return (
             f"{row.compilation} takes linears apart, and knows plain ones and scaledmm-fp8-row: use inductor"
         )
-    if row.parallel not in {PLAIN["parallel"], "replicas"}:
-        return f"{row.compilation} takes whole blocks apart, not parts of them: use compilation inductor"
+    degrees = degrees_of(row.parallel)
+    if degrees and (degrees.xdit or degrees.tp * degrees.fsdp > 1):
+        return (
+            f"{row.compilation} takes whole blocks of diffusers apart, and {row.parallel} has others: use"
+            " compilation inductor, or ulysses or ring, which share out tokens alone"
+        )
     return None
 
 
