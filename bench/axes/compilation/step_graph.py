@@ -59,7 +59,8 @@ class StepGraph:
         inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         args, kwargs = pytree.tree_unflatten(inputs, structure)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # NCCL's watchdog, a thread of its own, asks for events while this one captures.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._forward(*args, **kwargs)
         return Captured(graph, inputs, output)
 
