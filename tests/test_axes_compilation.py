@@ -244,9 +244,29 @@ def test_evidence_of_rearranged_blocks_counts_each_part(
     doubles, singles = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
     assert evidence["split_single_blocks"]["transformer"] == singles
     assert evidence["gelus_in_products"]["transformer"] == 2 * doubles + singles, "image and text stream"
+    assert evidence["gelus_in_quantisation"]["transformer"] == 0, "nothing is quantised"
     assert evidence["modulation"]["transformer"]["norms"] == 2 * doubles + singles + 1, "and the last norm"
     assert evidence["vae_blocks"] > 0
     assert evidence["recompiles_after_warm_up"] == 0
+
+
+def test_rearranged_blocks_in_fp8_move_every_gelu_and_are_still_seen_as_quantised(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    session = make_session(quantization="scaledmm-fp8-row", control="canny")
+    plain = session.run(steps=2, latents=True).latents
+    quantised = AXES["quantization"]["scaledmm-fp8-row"]
+    quantised.apply(session)
+    FUSED.apply(session)
+    assert (session.run(steps=2, latents=True).latents - plain).norm() <= 0.04 * plain.norm()
+    evidence = FUSED.verify(session)
+    transformer = session.pipe.transformer
+    doubles, singles = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
+    assert evidence["gelus_in_quantisation"] == {"transformer": 2 * doubles + singles, "controlnet": 0}
+    assert evidence["gelus_in_products"]["transformer"] == 0
+    assert evidence["gelus_in_products"]["controlnet"] > 0, "whose linears stay plain"
+    linears = quantised.verify(session)
+    assert linears["quantised"] == len(session.notes["quantization"].chosen) + singles, "proj_out is two now"
 
 
 def test_rearranged_blocks_that_ran_eagerly_are_not_applied(

@@ -25,10 +25,16 @@ def _rearrange(option: str, session: Session) -> None:
     graphs.require_compiler(option, session)
     components = attended(session.pipe)
     vae_blocks = [module for module in session.pipe.vae.modules() if isinstance(module, ResnetBlock2D)]
+    parts = {
+        # In this order: a GELU that goes into no quantisation goes into a product.
+        "split_single_blocks": products.split_single_blocks,
+        "gelus_in_quantisation": products.gelus_into_quantisation,
+        "gelus_in_products": products.gelus_into_products,
+    }
     session.notes[option] = {
-        "gelus_in_products": {name: products.merge_gelu(module) for name, module in components.items()},
-        "split_single_blocks": {
-            name: products.split_single_blocks(module) for name, module in components.items()
+        "parts": {
+            part: {name: rearrange(module) for name, module in components.items()}
+            for part, rearrange in parts.items()
         },
         "modulation": {name: Modulation(session.pipe, module) for name, module in components.items()},
         "vae_blocks": vae_blocks,
@@ -52,8 +58,7 @@ def _require_rearranged(option: str, session: Session) -> Evidence:
     return {
         **compiled,
         "modulation": modulation,
-        "gelus_in_products": notes["gelus_in_products"],
-        "split_single_blocks": notes["split_single_blocks"],
+        **notes["parts"],
         "vae_blocks": len(notes["vae_blocks"]),
     }
 

@@ -1,11 +1,13 @@
 """Products of the blocks, arranged so that less is written between them.
 
 * GELU is computed where the product before it ends (cuBLASLt's epilogue), not by a kernel that reads and
-  writes the widest tensor of the block again.
+  writes the widest tensor of the block again; or, where the product after it is in fp8, by the one kernel
+  that quantises for it.
 * A single block's last linear reads attention and MLP side by side; as two products whose sum it is, nothing
   has to be laid side by side first.
 
-Equal to diffusers' blocks (0.42.1) but for the rounding of that one sum. Imports torch: only ``fused``
+Equal to diffusers' blocks (0.42.1) but for rounding: of that one sum, of GELU, and of fp8, where attention
+and MLP now have scales of their own. Imports torch: only ``fused``
 imports this module, and only when it is applied.
 """
 
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 from diffusers.models.activations import GELU
 from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
+
+from bench.axes.quantization.fp8_linear import FP8, ScaledMmLinear, to_fp8_rows
 
 FP16_MAX = 65504
 
@@ -49,6 +53,33 @@ class LinearGelu(torch.nn.Module):
         return linear_gelu(hidden, self.linear.weight, self.linear.bias)
 
 
+@torch.library.custom_op("fluxbench::gelu_to_fp8_rows", mutates_args=())
+def gelu_to_fp8_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, features) -> ``to_fp8_rows`` of their GELU in its tanh form. On CUDA one kernel, which keeps a
+    row in registers; inductor's reads the row twice and computes its GELU twice. Its GELU is within a few
+    float32 roundings of torch's, so values that lie between two of fp8 may go to the other.
+
+    No ``triton_op``: what inductor compiled would then be found in its cache again after an edit of the
+    kernel, which is no part of the graph's key unless torch's search for it in this function succeeds."""
+    if not values.is_cuda:
+        return to_fp8_rows(F.gelu(values, approximate="tanh"))
+    from bench.axes.compilation import kernels
+
+    return kernels.gelu_to_fp8_rows(values)
+
+
+@gelu_to_fp8_rows.register_fake
+def _(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(values, dtype=FP8), values.new_empty((len(values), 1), dtype=torch.float32)
+
+
+class GeluScaledMmLinear(ScaledMmLinear):
+    """Takes what GELU has not been applied to yet, and the product of what it has."""
+
+    def quantise(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return gelu_to_fp8_rows(values)
+
+
 class SplitSingleBlock(FluxSingleTransformerBlock):
     """A single block whose ``proj_out`` is two linears, over what attention and MLP hand it."""
 
@@ -76,17 +107,41 @@ class SplitSingleBlock(FluxSingleTransformerBlock):
         return hidden[:, :text_tokens], hidden[:, text_tokens:]
 
 
-def merge_gelu(component: Any) -> int:
-    """Every GELU that follows a plain linear; returns how many. A quantised linear keeps its GELU, which
-    inductor computes inside the kernel that quantises."""
-    layers: list[Any] = [module.net for module in component.modules() if isinstance(module, FeedForward)]
-    plain = [net for net in layers if isinstance(net[0], GELU) and _is_plain(net[0].proj)]
-    for net in plain:
+def gelus_into_quantisation(component: Any) -> int:
+    """Every GELU before a linear of ours in fp8; returns how many. Single blocks are to be split before."""
+    nets = [net for net in _gelu_nets(component) if isinstance(net[2], ScaledMmLinear)]
+    for net in nets:
+        net[0] = net[0].proj
+        net[2].__class__ = GeluScaledMmLinear
+    singles = [
+        block for block in _single_blocks(component) if isinstance(block.proj_activated, ScaledMmLinear)
+    ]
+    for block in singles:
+        block.act_mlp = torch.nn.Identity()
+        block.proj_activated.__class__ = GeluScaledMmLinear
+    return len(nets) + len(singles)
+
+
+def gelus_into_products(component: Any) -> int:
+    """Every GELU that is left, after a plain linear; returns how many. Between a quantised linear and a plain
+    one it stays a kernel of its own."""
+    nets = [net for net in _gelu_nets(component) if _is_plain(net[0].proj)]
+    for net in nets:
         net[0] = LinearGelu(net[0].proj)
-    singles = [block for block in _single_blocks(component) if _is_plain(block.proj_mlp)]
+    singles = [
+        block
+        for block in _single_blocks(component)
+        if isinstance(block.act_mlp, torch.nn.GELU) and _is_plain(block.proj_mlp)
+    ]
     for block in singles:
         block.proj_mlp, block.act_mlp = LinearGelu(block.proj_mlp), torch.nn.Identity()
-    return len(plain) + len(singles)
+    return len(nets) + len(singles)
+
+
+def _gelu_nets(component: Any) -> list[Any]:
+    """Of the feed-forwards that still have it: GELU with the linear before it, dropout, the linear after."""
+    nets: list[Any] = [module.net for module in component.modules() if isinstance(module, FeedForward)]
+    return [net for net in nets if isinstance(net[0], GELU)]
 
 
 def _is_plain(linear: Any) -> bool:

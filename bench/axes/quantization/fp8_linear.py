@@ -14,14 +14,14 @@ import torch
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
-_SMALLEST_SCALE = 1e-12
+SMALLEST_SCALE = 1e-12
 """So that a row of zeros divides by something."""
 
 
 def to_fp8_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, features) -> the same in fp8, and float32 scales (rows, 1) that multiply it back."""
     largest = values.abs().amax(dim=-1, keepdim=True).float()
-    scale = (largest / FP8_MAX).clamp(min=_SMALLEST_SCALE)
+    scale = (largest / FP8_MAX).clamp(min=SMALLEST_SCALE)
     return (values.float() / scale).to(FP8), scale
 
 
@@ -44,8 +44,12 @@ class ScaledMmLinear(torch.nn.Module):
         self.register_buffer("weight_scale", scale.t().contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().to(torch.bfloat16))
 
+    def quantise(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``to_fp8_rows``."""
+        return to_fp8_rows(values)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        rows, scale = to_fp8_rows(hidden.reshape(-1, self.in_features))
+        rows, scale = self.quantise(hidden.reshape(-1, self.in_features))
         product = torch._scaled_mm(
             rows,
             self.weight.t(),
