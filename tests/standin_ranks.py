@@ -1,4 +1,5 @@
-"""Ranks as ``bench.equality_ranks``: the first case is answered, at the second one rank is lost.
+"""Ranks as ``bench.equality_ranks``: the first case is answered, at the second one rank is lost. No rank
+begins a case before the one before it is answered, as real ones meet in every case.
 
 How, is the last word of the folder's first case's ``why``: ``hangs``, ``dies`` or ``refuses``.
 """
@@ -18,6 +19,8 @@ from bench.record import write_atomically
 if __name__ == "__main__":
     asked, folder, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"])
     for number, (axis, values) in enumerate(json.loads(asked.read_text())):
+        while number and not (folder / f"{number - 1}.json").exists():
+            time.sleep(0.01)
         row = Row.model_validate(values)
         how = row.why.split()[-1]
         if how == "answers":

@@ -220,6 +220,29 @@ def test_the_command_runs_here_keeps_the_token_to_itself_and_its_exit_code_says_
     assert ran.exit_code == int("problem " in ran.output)
 
 
+STANDIN_DOCKER = """#!/bin/sh
+echo "$1" >> {asked}
+case "$1" in
+version) echo 28.5 ;;
+info) echo '{{"Runtimes": {{"nvidia": {{}}}}, "DockerRootDir": "{root}"}}' ;;
+image) echo "Error: No such image: $3" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_the_daemon_is_asked_once_for_its_runtimes_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, docker = tmp_path / "asked", tmp_path / "docker"
+    docker.write_text(STANDIN_DOCKER.format(asked=asked, root=tmp_path))
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    facts = gather(tmp_path, {})
+    assert facts.docker.gives_gpus
+    assert ("images", tmp_path) in [(disk.purpose, disk.path) for disk in facts.disks]
+    assert asked.read_text().split().count("info") == 1
+
+
 @pytest.mark.docker
 def test_a_container_that_was_left_is_found(cpu_image: str) -> None:
     name = "fluxbench-row-0042-left"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.host import leases, locks, processes
-from bench.host.daemon import Daemon, Refused, Silent
+from bench.host.daemon import Daemon
 from bench.host.docker import hub_cache
 from bench.host.gpus import Gpu, GpuError, inventory
 from bench.host.image import Store
@@ -75,6 +75,8 @@ class Docker:
     """Whether the daemon knows NVIDIA's runtime or its CDI devices."""
     images: Mapping[str, Literal["fresh", "stale", "missing"]] | None = None
     containers: tuple[Container, ...] = ()
+    root: Path | None = None
+    """Where the daemon keeps images."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Facts:
 
 
 def gather(results: Path, variables: Mapping[str, str]) -> Facts:
-    daemon = Daemon()
+    docker = _docker(Daemon())
     driver, error, gpus, links = _gpus(variables.get("CUDA_VISIBLE_DEVICES"))
     hub = hub_cache(variables)
     weights = {name: _is_cached(hub, component) for name, component in WEIGHTS.items()}
@@ -118,13 +120,13 @@ def gather(results: Path, variables: Mapping[str, str]) -> Facts:
         gpus=gpus,
         links=links,
         locked_cuda=locks.locked_version("base", "nvidia-cuda-runtime"),
-        docker=_docker(daemon),
+        docker=docker,
         environments=tuple(
             image
             for image in IMAGES
             if (lock_in(VENVS / image) or "").split(" ")[0] == locks.lock_sha256(image)
         ),
-        disks=_disks(daemon, hub, results),
+        disks=_disks(docker.root, hub, results),
         weights=weights,
         token=token,
         licence="not asked" if all(weights.values()) or not token else _licence(variables["HF_TOKEN"]),
@@ -201,6 +203,7 @@ def _docker(daemon: Daemon) -> Docker:
         gives_gpus="nvidia" in runtimes or any("nvidia.com" in str(device) for device in devices),
         images={name: _image_state(store, name) for name in IMAGES},
         containers=tuple(_containers(daemon)),
+        root=Path(info["DockerRootDir"]) if info.get("DockerRootDir") else None,
     )
 
 
@@ -218,15 +221,11 @@ def _containers(daemon: Daemon) -> Iterable[Container]:
         yield Container(found["Names"], found["State"], owner)
 
 
-def _disks(daemon: Daemon, hub: Path, results: Path) -> tuple[Disk, ...]:
+def _disks(docker_root: Path | None, hub: Path, results: Path) -> tuple[Disk, ...]:
     """The daemon's own folder can be looked at where the daemon is this machine's and we may see it."""
-    try:
-        root = daemon.info().get("DockerRootDir")
-    except (Silent, Refused):
-        root = None
     purposes: list[tuple[Purpose, Path]] = [("weights", hub), ("results", results)]
-    if root:
-        purposes.insert(0, ("images", Path(root)))
+    if docker_root:
+        purposes.insert(0, ("images", docker_root))
     return tuple(
         Disk(purpose, path, free) for purpose, path in purposes if (free := _free_gb(path)) is not None
     )
