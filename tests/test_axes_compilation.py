@@ -245,6 +245,7 @@ def test_evidence_of_rearranged_blocks_counts_each_part(
     assert evidence["split_single_blocks"]["transformer"] == singles
     assert evidence["gelus_in_products"]["transformer"] == 2 * doubles + singles, "image and text stream"
     assert evidence["gelus_in_quantisation"]["transformer"] == 0, "nothing is quantised"
+    assert evidence["rotary_processors"]["transformer"] == doubles + singles
     assert evidence["modulation"]["transformer"]["norms"] == 2 * doubles + singles + 1, "and the last norm"
     assert evidence["vae_blocks"] > 0
     assert evidence["recompiles_after_warm_up"] == 0

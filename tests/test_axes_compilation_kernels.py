@@ -54,6 +54,23 @@ for features, chunk in ((192, 64), (48, 64), (80, 64)):
 """)
 
 
+@pytest.mark.parametrize("text_tokens", [0, 3])
+def test_the_kernel_of_norm_and_rotary_embedding_computes_the_formula(text_tokens: int) -> None:
+    """For one stream and for two that it joins; for heads that do not come in eights."""
+    interpreted(f"""
+import torch
+from bench.axes.compilation import kernels, rotary
+torch.manual_seed(0)
+lengths = [length for length in ({text_tokens}, 4) if length]
+streams = [torch.randn(2, length, 12 * 16) for length in lengths]
+weights = [torch.rand(16) for _ in lengths]
+cos, sin = torch.rand(2, sum(lengths), 16)
+expected = rotary.norm_then_rotate(streams, weights, 0.1, cos, sin)
+found = kernels.rms_norm_rotary(streams, weights, 0.1, cos, sin)
+torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+""")
+
+
 def test_gelu_and_quantisation_in_one_operator_is_the_one_after_the_other() -> None:
     import torch
 
@@ -81,6 +98,30 @@ def test_on_a_gpu_gelu_and_quantisation_in_one_kernel_differ_by_rounding_alone(c
     expected, expected_scales = to_fp8_rows(torch.nn.functional.gelu(values, approximate="tanh"))
     torch.testing.assert_close(scales, expected_scales, rtol=2**-7, atol=0)
     assert (fp8.float() != expected.float()).float().mean() < 0.01
+
+
+def test_on_a_gpu_norm_and_rotary_embedding_in_one_kernel_differ_by_rounding_alone(cuda: str) -> None:
+    import torch
+
+    from bench.axes.compilation.rotary import norm_then_rotate, rms_norm_rotary
+
+    streams = [torch.randn(2, tokens, 24 * 128, dtype=torch.bfloat16, device=cuda) for tokens in (16, 48)]
+    weights = [torch.rand(128, dtype=torch.bfloat16, device=cuda) for _ in streams]
+    cos, sin = torch.rand(2, 64, 128, device=cuda)
+    expected = norm_then_rotate(streams, weights, 1e-6, cos, sin)
+    found = rms_norm_rotary(streams, weights, 1e-6, cos, sin)
+    assert (found.float() - expected.float()).norm() <= 2**-10 * expected.float().norm()
+
+
+def test_norm_and_rotary_embedding_say_what_they_return() -> None:
+    import torch
+
+    from bench.axes.compilation.rotary import rms_norm_rotary
+
+    streams = [torch.randn(2, tokens, 4 * 8, dtype=torch.bfloat16) for tokens in (3, 5)]
+    weights = [torch.rand(8, dtype=torch.bfloat16) for _ in streams]
+    inputs = (streams, weights, 1e-6, *torch.rand(2, 8, 8))
+    torch.library.opcheck(rms_norm_rotary, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_a_gelu_goes_into_the_quantisation_after_it_else_into_the_plain_product_before_it() -> None:

@@ -21,6 +21,7 @@ def _rearrange(option: str, session: Session) -> None:
 
     from bench.axes.compilation import products
     from bench.axes.compilation.modulation import Modulation
+    from bench.axes.compilation.rotary import use_rotary_processors
 
     graphs.require_compiler(option, session)
     components = attended(session.pipe)
@@ -30,6 +31,7 @@ def _rearrange(option: str, session: Session) -> None:
         "split_single_blocks": products.split_single_blocks,
         "gelus_in_quantisation": products.gelus_into_quantisation,
         "gelus_in_products": products.gelus_into_products,
+        "rotary_processors": use_rotary_processors,
     }
     session.notes[option] = {
         "parts": {
