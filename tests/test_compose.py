@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.host import locks
+from bench.host import locks, recipe
 from bench.host.compose import COUNTS, GPUS, render, services
 from bench.images import IMAGES
 from bench.matrix_file import read
@@ -91,6 +91,7 @@ def test_images_are_built_after_the_base(written: dict[str, Any]) -> None:
         assert build["additional_contexts"] == {"base": "service:build-base"}
         assert build["args"]["BASE"] == "base"
         assert build["args"]["LOCK_SHA256"] == locks.lock_sha256(image)
+        assert build["args"]["RECIPE"] == recipe.recipe(image)
 
 
 def test_the_file_fits_the_compose_schema_and_composes_own_reading_of_it() -> None:

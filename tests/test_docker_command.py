@@ -3,6 +3,8 @@ fit."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from fakes import fake_row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.host import docker, locks
+from bench.host import docker, image, locks, recipe
 from bench.host.daemon import Daemon, State
 from bench.host.docker import DockerExecutor, Place, container_name, exit_of, run_command
-from bench.host.image import Image, Store, build_arguments, registry_tag
+from bench.host.image import Image, ImageError, Store, build_arguments, registry_tag
 from bench.host.local import Exit, Job
 from bench.host.verdict import Ending, verdict
 from bench.record import Code
@@ -48,8 +50,17 @@ class StubDaemon(Daemon):
         return self.images.get(reference)
 
 
-def labelled(lock: str, torch: str = "") -> dict[str, Any]:
-    return {"Id": "sha256:1", "Config": {"Labels": {"fluxbench.lock": lock, "fluxbench.torch": torch}}}
+def labelled(
+    built_from: str = recipe.recipe("torch"), torch: str = "", base_image: str = recipe.base_image()
+) -> dict[str, Any]:
+    """An image `torch`; fresh, and what everybody would build, unless changed."""
+    labels = {
+        "fluxbench.lock": locks.lock_sha256("torch"),
+        "fluxbench.recipe": built_from,
+        "fluxbench.torch": torch,
+        "fluxbench.base-image": base_image,
+    }
+    return {"Id": "sha256:1", "Config": {"Labels": labels}}
 
 
 def test_the_command_holds_everything_that_keeps_a_measurement_alone(tmp_path: Path) -> None:
@@ -152,14 +163,63 @@ def test_a_kill_for_memory_inside_the_container_is_oom() -> None:
 def test_a_missing_image_a_stale_one_and_a_fresh_one() -> None:
     row = fake_row(row="42", hardware="h100x1")
     assert "make image IMAGE=torch" in (Store(StubDaemon({})).lacks(row) or "")
-    stale = Store(StubDaemon({"fluxbench/torch": labelled("0" * 64)}))
-    assert "was built from another lock" in (stale.lacks(row) or "")
-    fresh = Store(StubDaemon({"fluxbench/torch": labelled(locks.lock_sha256("torch"))}))
-    assert fresh.lacks(row) is None
+    built_from = re.sub(r"(torch/Dockerfile)=\w+", r"\1=0", recipe.recipe("torch"))
+    stale = Store(StubDaemon({"fluxbench/torch": labelled(built_from)})).lacks(row)
+    assert stale is not None
+    assert "was built before these were changed: docker/torch/Dockerfile; `make image IMAGE=torch`" in stale
+    assert Store(StubDaemon({"fluxbench/torch": labelled()})).lacks(row) is None
+
+
+def test_an_image_is_stale_by_each_file_that_it_was_built_from_and_by_no_other(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    shutil.copytree(locks.DOCKER, docker)
+    built_from = recipe.recipe("torch", docker)
+    sources = {path.relative_to(tmp_path).as_posix() for path in recipe.files("torch", docker)}
+    assert sources == {
+        "docker/base/Dockerfile",
+        "docker/torch/Dockerfile",
+        "docker/torch/requirements.txt",
+        "docker/torch/imports.txt",
+        "docker/install.py",
+        "docker/check_imports.py",
+    }
+    for path in sorted(docker.rglob("*.*"), key=str) + sorted(docker.rglob("Dockerfile")):
+        name, text = path.relative_to(tmp_path).as_posix(), path.read_bytes()
+        path.write_bytes(text + b"\n")
+        assert recipe.changed("torch", built_from, docker) == ((name,) if name in sources else ()), name
+        path.write_bytes(text)
+
+
+def test_a_file_that_is_no_longer_copied_and_an_image_that_does_not_say_are_stale() -> None:
+    assert recipe.changed("torch", recipe.recipe("torch") + " docker/gone.py=0") == ("docker/gone.py",)
+    assert len(recipe.changed("torch", "")) == len(recipe.files("torch"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"base_image": f"mirror.example.org/{recipe.base_image()}"}, ""),
+        ({"base_image": "debian:bookworm"}, "it stands on debian:bookworm"),
+        ({"torch": "torch==2.13.0"}, "it holds torch==2.13.0"),
+        ({"built_from": ""}, "docker/torch/Dockerfile"),
+    ],
+)
+def test_only_what_everybody_would_build_is_published(
+    changes: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "Store", lambda: Store(StubDaemon({"fluxbench/torch": labelled(**changes)})))
+    monkeypatch.setattr(image, "Daemon", lambda: StubDaemon({}))
+    said: list[str] = []
+    monkeypatch.setattr(image, "_run", lambda arguments, say, what: said.append(arguments[1]))
+    # Nothing was really pushed, so Docker knows no digest.
+    with pytest.raises(ImageError, match=re.escape(why or "Docker tells no digest")):
+        image.push("torch", "registry.example.org", print)
+    assert said == ([] if why else ["tag", "push"])
 
 
 def test_a_stale_image_starts_no_container_and_says_how_to_renew_it(tmp_path: Path) -> None:
-    daemon = StubDaemon({"fluxbench/torch": labelled("0" * 64)})
+    daemon = StubDaemon({"fluxbench/torch": labelled("")})
     daemon.state = lambda container: None  # type: ignore[method-assign]
     exit_ = DockerExecutor(PLACE, daemon).start(job(tmp_path)).wait(0)
     assert exit_ is not None
@@ -169,23 +229,25 @@ def test_a_stale_image_starts_no_container_and_says_how_to_renew_it(tmp_path: Pa
 def test_an_image_with_another_torch_has_another_lock_for_fingerprints() -> None:
     row = fake_row(row="42", hardware="h100x1")
     lock = locks.lock_sha256("torch")
-    store = Store(StubDaemon({"fluxbench/torch": labelled(lock, "torch==2.13.0 --index-url https://e.org")}))
+    store = Store(StubDaemon({"fluxbench/torch": labelled(torch="torch==2.13.0 --index-url https://e.org")}))
     assert DockerExecutor(PLACE, store.daemon, store).lock(row) == f"{lock} with torch==2.13.0"
-    assert Image("torch", "sha256:1", lock, "").lock_id == lock
+    assert Image("torch", "sha256:1", lock, recipe="").lock_id == lock
 
 
-def test_an_image_is_built_with_the_hash_of_its_lock_and_the_base_without() -> None:
-    built = build_arguments("torch", lock_sha256="abc", commit="def", torch="torch==2.13.0")
-    assert {"--build-arg=LOCK_SHA256=abc", "--build-arg=GIT_COMMIT=def"} <= set(built)
+def test_an_image_is_built_with_its_lock_and_recipe_and_the_base_without() -> None:
+    built = build_arguments("torch", commit="def", torch="torch==2.13.0")
+    assert f"--build-arg=LOCK_SHA256={locks.lock_sha256('torch')}" in built
+    assert f"--build-arg=RECIPE={recipe.recipe('torch')}" in built
+    assert "--build-arg=GIT_COMMIT=def" in built
     assert "--build-arg=TORCH=torch==2.13.0" in built
-    base = build_arguments("base", lock_sha256="abc", commit="def", base_image="debian:bookworm")
+    base = build_arguments("base", commit="def", base_image="debian:bookworm")
     assert [word for word in base if word.startswith("--build-arg")] == [
         "--build-arg=BASE_IMAGE=debian:bookworm"
     ]
 
 
-def test_a_registry_holds_an_image_under_its_lock() -> None:
-    assert registry_tag("ghcr.io/us/", "torch") == f"ghcr.io/us/torch:{locks.lock_sha256('torch')[:12]}"
+def test_a_registry_holds_an_image_under_what_it_is_built_from() -> None:
+    assert registry_tag("ghcr.io/us/", "torch") == f"ghcr.io/us/torch:{recipe.sha256('torch')[:12]}"
 
 
 def test_prebuilt_kernels_are_fetched_for_the_images_torch_and_the_token_is_not_shown(

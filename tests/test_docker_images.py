@@ -65,6 +65,7 @@ def test_a_build_ends_with_an_import_check_and_labels_its_lock(image: str) -> No
     text = (locks.DOCKER / image / "Dockerfile").read_text()
     assert re.search(r"&& python /opt/lock/check_imports.py /opt/lock/imports.txt\n", text)
     assert "fluxbench.lock=$LOCK_SHA256" in text
+    assert "fluxbench.recipe=$RECIPE" in text
     assert f"docker/{image}/requirements.txt docker/{image}/imports.txt" in text
     assert (locks.DOCKER / image / "imports.txt").read_text().split()
 

@@ -16,7 +16,7 @@ from test_compose import tool
 
 from bench import layout, record
 from bench.host import image as images
-from bench.host import leases, locks
+from bench.host import leases, recipe
 from bench.host.compose import LEASES
 from bench.host.daemon import Daemon
 from bench.host.image import ImageError, registry_tag
@@ -110,12 +110,13 @@ def registry(daemon: Daemon, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def small_image(standin_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A small one in the place of `gguf`, of its lock; what would build the real one fails."""
+    """A small one in the place of `gguf`, labelled as such; what would build the real one fails."""
     monkeypatch.setattr(images, "tag", lambda name: f"fluxbench-test/{name}")
     monkeypatch.setattr(images, "build_arguments", lambda *_, **__: ["false"])
     (tmp_path / "Dockerfile").write_text(f"FROM {standin_image}\n")
-    label = f"--label=fluxbench.lock={locks.lock_sha256('gguf')}"
-    command = ["docker", "build", "--quiet", "--tag=fluxbench-test/gguf", label, str(tmp_path)]
+    labels = {"recipe": recipe.recipe("gguf"), "base-image": recipe.base_image()}
+    options = [f"--label=fluxbench.{name}={value}" for name, value in labels.items()]
+    command = ["docker", "build", "--quiet", "--tag=fluxbench-test/gguf", *options, str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     yield "fluxbench-test/gguf"
     subprocess.run(["docker", "rmi", "--force", "fluxbench-test/gguf"], check=False, capture_output=True)
@@ -148,8 +149,8 @@ def test_what_nobody_has_published_is_built_and_what_is_stale_is_neither_publish
     assert "is not to be had; building it here" in said[1]
     images.push("gguf", registry, said.append)
     published = registry_tag(registry, "gguf")
-    monkeypatch.setattr(locks, "lock_sha256", lambda name: "0" * 64)
-    with pytest.raises(ImageError, match="not of the present lock"):
+    monkeypatch.setattr(recipe, "recipe", lambda *_: "docker/gguf/Dockerfile=0")
+    with pytest.raises(ImageError, match=r"docker/gguf/Dockerfile, .* changed since"):
         images.push("gguf", registry, said.append)
     monkeypatch.setattr(images, "registry_tag", lambda *_: published)
     with pytest.raises(ImageError, match="could not be built"):

@@ -33,7 +33,7 @@ READY = Facts(
     gpus=TWO_H100,
     links=(Link(0, 1, True, True),),
     locked_cuda="13.0.96",
-    docker=Docker(True, True, True, dict.fromkeys(IMAGES, "fresh")),
+    docker=Docker(True, True, True, dict.fromkeys(IMAGES, ())),
     environments=(),
     disks=(Disk("images", Path("/var/lib/docker"), 200), Disk("results", Path("results"), 200)),
     weights={"weights": True, "controlnet": True},
@@ -85,13 +85,13 @@ def gpu(**changes: Any) -> tuple[GpuUse, ...]:
         ({"docker": NO_DOCKER, "compiler": None}, "problem", "no C++ compiler", "g++"),
         ({"docker": NO_DOCKER, "python_headers": False}, "problem", "headers", "python3-dev"),
         (
-            {"docker": replace(READY.docker, images={"torch": "stale"})},
+            {"docker": replace(READY.docker, images={"torch": ("docker/torch/Dockerfile",)})},
             "problem",
-            "another lock",
+            "docker/torch/Dockerfile",
             "make image IMAGE=torch",
         ),
         (
-            {"docker": replace(READY.docker, images={"torch": "fresh", "xdit": "missing"})},
+            {"docker": replace(READY.docker, images={"torch": (), "xdit": None})},
             "note",
             "not here: xdit",
             "make images",
@@ -254,4 +254,4 @@ def test_a_container_that_was_left_is_found(cpu_image: str) -> None:
         subprocess.run(["docker", "rm", name], check=True)
     assert Container(name, "created", False) in facts.docker.containers
     assert facts.docker.images is not None
-    assert facts.docker.images["cpu"] == "fresh"
+    assert facts.docker.images["cpu"] == ()

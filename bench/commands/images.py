@@ -62,7 +62,7 @@ def env(image: str, python: str, torch: str) -> None:
     help="What to build on instead of nvidia/cuda: a mirror, or any image with apt and Python >= 3.11.",
 )
 @click.option("--registry", envvar="FLUXBENCH_REGISTRY", default="", help="Pull from here before building.")
-@click.option("--push", is_flag=True, help="Publish to the registry under the lock's hash instead.")
+@click.option("--push", is_flag=True, help="Publish to the registry under the recipe's hash instead.")
 def image(images: tuple[str, ...], torch: str, base_image: str, registry: str, push: bool) -> None:
     """Pull or build container images, after the base image that they stand on."""
     from bench.host import image as store

@@ -6,9 +6,8 @@ A service runs every core row of one hardware and image by the fan-out, inside t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench.host import leases, locks
+from bench.host import leases, locks, recipe
 from bench.host.docker import CODE, HUB_CACHE, SHARED_MEMORY
 from bench.host.image import tag
 from bench.images import IMAGES
@@ -60,15 +59,10 @@ def render() -> str:
         images=IMAGES,
         tag=tag,
         lock_sha256=locks.lock_sha256,
-        base_image=base_image(),
+        recipe=recipe.recipe,
+        base_image=recipe.base_image(),
         code=CODE,
         hub_cache=HUB_CACHE,
         shared_memory=SHARED_MEMORY,
         leases=LEASES,
     )
-
-
-def base_image(dockerfile: Path = locks.DOCKER / "base" / "Dockerfile") -> str:
-    """The pinned one, from the Dockerfile that pins it."""
-    lines = dockerfile.read_text().splitlines()
-    return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE_IMAGE="))

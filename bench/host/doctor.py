@@ -177,14 +177,15 @@ def places(facts: Facts) -> Iterator[Finding]:
 
 def images(facts: Facts) -> Iterator[Finding]:
     states = facts.docker.images or {}
-    if fresh := [name for name, state in states.items() if state == "fresh"]:
-        yield _ok(f"images of the present locks: {', '.join(fresh)}")
-    for name, state in states.items():
-        if state == "stale":
+    if fresh := [name for name, changed in states.items() if changed == ()]:
+        yield _ok(f"images as this checkout builds them: {', '.join(fresh)}")
+    for name, changed in states.items():
+        if changed:
             yield _problem(
-                f"image {name} was built from another lock", f"`make image IMAGE={name}` renews it"
+                f"image {name} was built before these were changed: {', '.join(changed)}",
+                f"`make image IMAGE={name}` renews it",
             )
-    if missing := [name for name, state in states.items() if state == "missing"]:
+    if missing := [name for name, changed in states.items() if changed is None]:
         yield _note(
             f"images that are not here: {', '.join(missing)}",
             "`make bench` and `make phase` get the one that a row needs; `make images` gets all now",
@@ -214,7 +215,7 @@ def weights(facts: Facts) -> Iterator[Finding]:
 
 def disks(facts: Facts) -> Iterator[Finding]:
     nothing_to_come = {
-        "images": all(state != "missing" for state in (facts.docker.images or {}).values()),
+        "images": all(changed is not None for changed in (facts.docker.images or {}).values()),
         "weights": all(facts.weights.values()),
         "results": False,
     }

@@ -73,7 +73,8 @@ class Docker:
     answers: bool = False
     gives_gpus: bool = False
     """Whether the daemon knows NVIDIA's runtime or its CDI devices."""
-    images: Mapping[str, Literal["fresh", "stale", "missing"]] | None = None
+    images: Mapping[str, tuple[str, ...] | None] | None = None
+    """Image -> the files that were changed since it was built from them; None where it is not here."""
     containers: tuple[Container, ...] = ()
     root: Path | None = None
     """Where the daemon keeps images."""
@@ -201,17 +202,10 @@ def _docker(daemon: Daemon) -> Docker:
         installed=True,
         answers=True,
         gives_gpus="nvidia" in runtimes or any("nvidia.com" in str(device) for device in devices),
-        images={name: _image_state(store, name) for name in IMAGES},
+        images={name: image.changed if (image := store.get(name)) else None for name in IMAGES},
         containers=tuple(_containers(daemon)),
         root=Path(info["DockerRootDir"]) if info.get("DockerRootDir") else None,
     )
-
-
-def _image_state(store: Store, name: str) -> Literal["fresh", "stale", "missing"]:
-    image = store.get(name)
-    if image is None:
-        return "missing"
-    return "fresh" if image.lock_sha256 == locks.lock_sha256(name) else "stale"
 
 
 def _containers(daemon: Daemon) -> Iterable[Container]:

@@ -1,7 +1,7 @@
 """The container images of this machine: which one a row needs, whether it is fresh, and how to get it.
 
-An image is named ``fluxbench/<image>``. In a registry its tag is the start of its lock's hash, so what is
-pulled is what the checkout's lock says, or nothing.
+An image is named ``fluxbench/<image>``. In a registry its tag is the start of its recipe's hash, so what is
+pulled is what the checkout would build, or nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.host import locks
+from bench.host import locks, recipe
 from bench.host.daemon import Daemon
 from bench.images import image_of
 from bench.matrix import Row
@@ -19,7 +19,6 @@ from bench.matrix import Row
 REPOSITORY = Path(__file__).parents[2]
 BUILT_FIRST = "base"
 """All others stand on it."""
-TAG_LENGTH = 12
 
 
 class ImageError(Exception):
@@ -32,7 +31,11 @@ class Image:
     id: str
     """``sha256:...`` of its content: what a container is started from, whatever a tag is moved to."""
     lock_sha256: str
-    torch: str
+    recipe: str
+    """What it was built from, as ``recipe.recipe`` writes it; empty: it does not say."""
+    base_image: str = ""
+    """What it stands on; empty: it does not say."""
+    torch: str = ""
     """What took the place of the locked torch, as `pip install` takes it; empty: nothing."""
 
     @property
@@ -40,23 +43,37 @@ class Image:
         """As ``docker/install.py`` writes it into the image."""
         return f"{self.lock_sha256} with {self.torch.split()[0]}" if self.torch else self.lock_sha256
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The files that it was built from and that are others in this checkout; none: it is fresh."""
+        return recipe.changed(self.name, self.recipe)
+
+    @property
+    def is_the_checkouts(self) -> bool:
+        """Whether everybody who builds this checkout gets the same: fresh, with the locked torch, on the
+        pinned base or a mirror of it."""
+        return not self.changed and not self.torch and recipe.is_base_image(self.base_image)
+
 
 def tag(name: str) -> str:
     return f"fluxbench/{name}"
 
 
 def registry_tag(registry: str, name: str) -> str:
-    return f"{registry.rstrip('/')}/{name}:{locks.lock_sha256(name)[:TAG_LENGTH]}"
+    return f"{registry.rstrip('/')}/{name}:{recipe.sha256(name)[: recipe.SHOWN]}"
 
 
-def build_arguments(
-    name: str, *, lock_sha256: str, commit: str | None, torch: str = "", base_image: str = ""
-) -> list[str]:
+def build_arguments(name: str, *, commit: str | None, torch: str = "", base_image: str = "") -> list[str]:
     """`docker build` of one image; the repository is its context."""
     if name == BUILT_FIRST:
         given = {"BASE_IMAGE": base_image}
     else:
-        given = {"TORCH": torch, "LOCK_SHA256": lock_sha256, "GIT_COMMIT": commit or ""}
+        given = {
+            "TORCH": torch,
+            "LOCK_SHA256": locks.lock_sha256(name),
+            "RECIPE": recipe.recipe(name),
+            "GIT_COMMIT": commit or "",
+        }
     return [
         *("docker", "build", "--file", f"docker/{name}/Dockerfile", "--tag", tag(name)),
         *(f"--build-arg={key}={value}" for key, value in given.items() if value),
@@ -75,8 +92,8 @@ class Store:
         if name not in self._known:
             found = self.daemon.image(tag(name))
             labels = (found and found["Config"].get("Labels")) or {}
-            lock, torch = labels.get("fluxbench.lock", ""), labels.get("fluxbench.torch", "")
-            self._known[name] = Image(name, found["Id"], lock, torch) if found else None
+            kept = (labels.get(f"fluxbench.{each}", "") for each in ("lock", "recipe", "base-image", "torch"))
+            self._known[name] = Image(name, found["Id"], *kept) if found else None
         return self._known[name]
 
     def forget(self) -> None:
@@ -94,9 +111,9 @@ class Store:
         image = self.get(name)
         if image is None:
             return f"image {tag(name)} is not on this machine; `make image IMAGE={name}` builds or pulls it"
-        if image.lock_sha256 != locks.lock_sha256(name):
+        if image.changed:
             return (
-                f"image {tag(name)} was built from another lock than docker/{name}/requirements.txt; "
+                f"image {tag(name)} was built before these were changed: {', '.join(image.changed)}; "
                 f"`make image IMAGE={name}` renews it"
             )
         return None
@@ -122,29 +139,30 @@ def provide(
     base_image: str = "",
     say: Callable[[str], None],
 ) -> None:
-    """Pulls the image of this checkout's lock when a registry is named and has it, else builds it, after
-    ``base``. Raises ImageError."""
-    if registry and not torch and name != BUILT_FIRST and _pulled(registry, name, say):
+    """Pulls the image that this checkout would build when a registry is named and has it, else builds it,
+    after ``base``. Raises ImageError."""
+    usual = not torch and (not base_image or recipe.is_base_image(base_image))
+    if name != BUILT_FIRST and registry and usual and _pulled(registry, name, say):
         return
     if name != BUILT_FIRST:
         provide(BUILT_FIRST, base_image=base_image, say=say)
     from bench.runner.environment import git_state
 
-    lock = locks.lock_sha256(name)
-    arguments = build_arguments(
-        name, lock_sha256=lock, commit=git_state()[0], torch=torch, base_image=base_image
-    )
+    arguments = build_arguments(name, commit=git_state()[0], torch=torch, base_image=base_image)
     _run(arguments, say, f"image {name} could not be built; its last lines say why")
 
 
 def push(name: str, registry: str, say: Callable[[str], None]) -> str:
-    """Publishes the image under its lock and returns the digest that names it for ever. Raises ImageError,
-    also for an image that is not what that name says: of another lock, or with another torch."""
+    """Publishes the image under its recipe and returns the digest that names it for ever. Raises ImageError,
+    also for an image that is not what that name says: stale, with another torch, or on another base."""
     image = Store().get(name)
     if image is None:
         raise ImageError(f"this machine has no image {tag(name)}; `make image IMAGE={name}` builds it")
-    if image.lock_id != locks.lock_sha256(name):
-        raise ImageError(f"image {tag(name)} is not of the present lock; `make image IMAGE={name}` renews it")
+    if not image.is_the_checkouts:
+        raise ImageError(
+            f"image {tag(name)} is not what this checkout builds: {_difference(image)}; "
+            f"`make image IMAGE={name}` renews it"
+        )
     target = registry_tag(registry, name)
     advice = f"image {name} could not be published; `docker login` first?"
     _run(["docker", "tag", tag(name), target], say, advice)
@@ -157,6 +175,12 @@ def push(name: str, registry: str, say: Callable[[str], None]) -> str:
     return str(digests[0])
 
 
+def _difference(image: Image) -> str:
+    if image.changed:
+        return f"{', '.join(image.changed)} changed since"
+    return f"it holds {image.torch}" if image.torch else f"it stands on {image.base_image or 'another base'}"
+
+
 def _pulled(registry: str, name: str, say: Callable[[str], None]) -> bool:
     source = registry_tag(registry, name)
     try:
@@ -166,8 +190,8 @@ def _pulled(registry: str, name: str, say: Callable[[str], None]) -> bool:
         say(f"{source} is not to be had; building it here")
         return False
     image = Store().get(name)
-    if image is None or image.lock_id != locks.lock_sha256(name):
-        say(f"{source} is not of the present lock, whatever its name; building it here")
+    if image is None or not image.is_the_checkouts:
+        say(f"{source} is not what this checkout builds, whatever its name; building it here")
         return False
     return True
 
