@@ -120,7 +120,7 @@ RUNNER_ONLY = (
     "bench.axes.compilation.modulation",
     "bench.axes.compilation.products",
     "bench.axes.compilation.rotary",
-    "bench.axes.compilation.step_graph",
+    "bench.axes.compilation.replayed",
     "bench.axes.quantization.fp8_linear",
     "bench.axes.quantization.gguf_blocks",
     "bench.axes.quantization.gguf_file",

@@ -15,6 +15,9 @@ from bench.axes.attention.backends import attended
 from bench.axes.compilation import graphs, regional
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
+REPLAYED = ("text_encoder", "text_encoder_2", "transformer")
+"""Components whose launches are a large part of their time."""
+
 
 def _rearrange(option: str, session: Session) -> None:
     from diffusers.models.resnet import ResnetBlock2D
@@ -66,23 +69,24 @@ def _require_rearranged(option: str, session: Session) -> Evidence:
 
 
 def _rearrange_and_capture(option: str, session: Session) -> None:
-    from bench.axes.compilation.step_graph import StepGraph
+    from bench.axes.compilation.replayed import Replayed, all_paused
 
     _rearrange(option, session)
-    step_graph = StepGraph(session.pipe.transformer)
-    session.notes[option]["step_graph"] = step_graph
-    session.unreplayed = step_graph.paused
+    replayed = {name: Replayed(getattr(session.pipe, name)) for name in REPLAYED}
+    session.notes[option]["replayed"] = replayed
+    session.unreplayed = partial(all_paused, replayed.values())
 
 
 def _require_captured(option: str, session: Session) -> Evidence:
     found = _require_rearranged(option, session)
-    step_graph: Any = session.notes[option]["step_graph"]
-    before = step_graph.replays
+    replayed: dict[str, Any] = session.notes[option]["replayed"]
+    before = {name: each.replays for name, each in replayed.items()}
     session.run(steps=1)
-    if step_graph.replays != before + 1:
-        replays = step_graph.replays - before
-        raise NotApplied(f"compilation {option}: one step replayed {replays} CUDA graphs, not one")
-    return {**found, "steps_replayed": step_graph.replays}
+    for name, each in replayed.items():
+        if each.replays != before[name] + 1:
+            replays = each.replays - before[name]
+            raise NotApplied(f"compilation {option}: one step replayed {name} {replays} times, not once")
+    return {**found, "replays": {name: each.replays for name, each in replayed.items()}}
 
 
 INDUCTOR_FUSED = Option(

@@ -1,4 +1,4 @@
-"""A denoising step as one CUDA graph: its thousand launches become one.
+"""A module's forward as one CUDA graph: the thousand launches of a denoising step become one.
 
 Imports torch: only ``fused`` imports this module, and only when it is applied.
 """
@@ -6,8 +6,8 @@ Imports torch: only ``fused`` imports this module, and only when it is applied.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +24,21 @@ class Captured:
     inputs: list[Any]
     """Flat; the graph reads its tensors where they lie."""
     output: Any
-    """Overwritten by the next replay. The pipeline's scheduler reads it before that, on the same stream."""
+    """Overwritten by the next replay. Whoever called reads it before that, on the same stream: the scheduler
+    takes its step, pipelines repeat prompts."""
 
 
-class StepGraph:
-    """Takes the place of ``transformer.forward``. Each signature (shapes, dtypes and what is no tensor) is
+class Replayed:
+    """Takes the place of a module's ``forward``. Each signature (shapes, dtypes and what is no tensor) is
     called as it is for ``EAGER_CALLS``, then captured, then replayed."""
 
-    def __init__(self, transformer: Any) -> None:
-        self._forward = transformer.forward
+    def __init__(self, module: Any) -> None:
+        self._forward = module.forward
         self._calls: Counter[Any] = Counter()
         self._captured: dict[Any, Captured] = {}
         self._paused = False
         self.replays = 0
-        transformer.forward = self.forward
+        module.forward = self.forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = pytree.tree_flatten((args, kwargs))
@@ -72,6 +73,14 @@ class StepGraph:
             yield
         finally:
             self._paused = False
+
+
+@contextmanager
+def all_paused(replayed: Iterable[Replayed]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in replayed:
+            stack.enter_context(each.paused())
+        yield
 
 
 def _described(leaf: Any) -> Any:
