@@ -289,7 +289,8 @@ class Communication(Strict):
     """Of one profiled request, waiting for a slower rank included; empty on CPU, for a probe, and where 1x1
     was not measured."""
     share_of_denoise: float | None = None
-    """Their mean over the median unprofiled denoising of one image. What overlaps with computing counts."""
+    """The least of them, of the rank that waited least, over the median unprofiled denoising of one image;
+    their mean in results of before 2026-11-23 07:00 UTC. What overlaps with computing counts."""
 
 
 class Stability(Strict):
