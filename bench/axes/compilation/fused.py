@@ -1,8 +1,9 @@
 """Regional compilation of a FLUX that is first rearranged, losslessly but for rounding.
 
 What compiling alone leaves on an H100 is in the profiles of the results: a modulation that reads a quarter of
-the weights every step for one vector, GELU and concatenations between products, the VAE's group norms, and
-gaps between launches. Each is taken away by one part here; ``verify`` counts them.
+the weights every step for one vector, GELU, quantising and concatenations between products, norms and rotary
+embeddings before attention, the VAE's group norms, and gaps between launches. Each is taken away by one part
+here; ``verify`` counts them.
 """
 
 from __future__ import annotations
