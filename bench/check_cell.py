@@ -107,8 +107,17 @@ def _window(cell: Cell, servers: int) -> Iterator[str]:
     requests = images / cell.images
     if abs(requests - round(requests)) > 1e-6 * requests:
         yield f"throughput_images_per_s: {images} images in the window are no whole number of requests"
-    elif not cell.n <= round(requests) <= cell.n + cell.users:
+    elif round(requests) not in _delivered(cell, servers):
         yield f"throughput_images_per_s: {round(requests)} requests in the window, but n is {cell.n}"
+
+
+def _delivered(cell: Cell, servers: int) -> range:
+    """How many requests a window may hold that begins when each server has been done once. Users that wait
+    for their answers keep every server busy, and the rest of the dropped round ends inside the window."""
+    if cell.load == "closed":
+        requests = cell.n + cell.users - min(cell.users, servers)
+        return range(requests, requests + 1)
+    return range(cell.n, cell.n + cell.users + 1)
 
 
 def _batch_efficiency(cell: Cell, one_image: Cell | None) -> Iterator[str]:

@@ -81,8 +81,8 @@ def drift(values: Sequence[float]) -> float | None:
 
 
 def throughput(finished: Iterable[float], start: float, images: int) -> float:
-    """Images a second over the steady window, from ``start`` (first steady request scheduled) to the last
-    of ``finished``: the times, on one clock, at which requests ended.
+    """Images a second over the steady window, from ``start``, when a request ended, to the last of
+    ``finished``: the times, on one clock, at which requests ended.
 
     Requests of the dropped first round that end inside the window were delivered in it and count: with
     4 users and n = 8 leaving them out would understate the server by a quarter.

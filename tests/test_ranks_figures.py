@@ -102,17 +102,15 @@ def test_an_open_loop_hands_out_what_arrives_while_a_server_is_free() -> None:
     assert lanes.most_at_once == 2
 
 
-def test_the_window_begins_with_the_earliest_schedule_whoever_is_done_first() -> None:
-    def request(index: int, scheduled: float, finished: float) -> Served[Facts]:
-        return Served(index, index % 2, scheduled, scheduled, finished, Facts({"denoise": 1.0}))
+def test_the_window_begins_when_each_server_has_been_done_once_so_that_no_round_counts_twice() -> None:
+    def request(index: int, begun: float, finished: float) -> Served[Facts]:
+        return Served(index, index % 2, begun, begun, finished, Facts({"denoise": 1.0}))
 
     served = [
-        request(0, 0.0, 2.0),
-        request(1, 0.0, 3.0),
-        request(3, 3.0, 5.0),
-        request(2, 2.0, 6.0),
+        request(2 * turn + server, 2.0 * turn, 2.0 * turn + 2.0 + 0.1 * server)
+        for turn in range(4)
+        for server in range(2)
     ]
-    window = Window(2, 1, "closed", served, (), recompiles=0, torch_peak_bytes=())
-    cell = cell_of(window, settled=True)
-    assert (window.begin, cell.window_seconds) == (2.0, 4.0)
-    assert cell.throughput_images_per_s == pytest.approx(3 / 4)
+    cell = cell_of(Window(2, 1, "closed", served, (), recompiles=0, torch_peak_bytes=()), settled=True)
+    assert cell.window_seconds == pytest.approx(6.0)
+    assert cell.throughput_images_per_s == pytest.approx(1.0), "one image every two seconds from each"

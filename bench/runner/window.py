@@ -53,8 +53,11 @@ class Window:
 
     @property
     def begin(self) -> float:
-        """Of several servers the one that began later may be done first."""
-        return min(request.scheduled for request in self.steady)
+        """When every server has been done once. Servers begin together, and so are done almost together: a
+        window that began with the first of them would end with the last, and count a round too many."""
+        first = self.served[0].finished
+        servers = sum(request.begun < first for request in self.served)
+        return self.served[servers - 1].finished
 
     @property
     def end(self) -> float:
