@@ -15,7 +15,7 @@ from bench.axes.option import Evidence, NotApplied, Session
 from bench.axes.profiles import profile_transformer
 
 _TORCH_OPERATION = re.compile(r"aten::_scaled_dot_product_\w*attention\w*")
-_OWN_OPERATION = re.compile(r"fluxbench::\w+")
+_OWN_OPERATION = re.compile(r"fluxbench::\w+")  # attention alone: bench.axes.attention.packages
 _ANY_KERNEL = re.compile(r"flash|fmha|sdpa|attention|attn", re.IGNORECASE)
 
 

@@ -27,7 +27,7 @@ from bench.axes.quantization.fp8_linear import FP8, ScaledMmLinear, to_fp8_rows
 FP16_MAX = 65504
 
 
-@torch.library.custom_op("fluxbench::linear_gelu", mutates_args=())
+@torch.library.custom_op("fluxbench_fused::linear_gelu", mutates_args=())
 def linear_gelu(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """(..., in) x (out, in) -> (..., out), GELU in its tanh form."""
     if not hidden.is_cuda:
@@ -53,7 +53,7 @@ class LinearGelu(torch.nn.Module):
         return linear_gelu(hidden, self.linear.weight, self.linear.bias)
 
 
-@torch.library.custom_op("fluxbench::gelu_to_fp8_rows", mutates_args=())
+@torch.library.custom_op("fluxbench_fused::gelu_to_fp8_rows", mutates_args=())
 def gelu_to_fp8_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, features) -> ``to_fp8_rows`` of their GELU in its tanh form. On CUDA one kernel, which keeps a
     row in registers; inductor's reads the row twice and computes its GELU twice. Its GELU is within a few

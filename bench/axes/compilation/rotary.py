@@ -37,7 +37,7 @@ def norm_then_rotate(
     return rotated
 
 
-@torch.library.custom_op("fluxbench::rms_norm_rotary", mutates_args=())
+@torch.library.custom_op("fluxbench_fused::rms_norm_rotary", mutates_args=())
 def rms_norm_rotary(
     streams: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor],
