@@ -54,9 +54,10 @@ $(DEVELOPMENT): $(INSTALLED)
 demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes
 	$(FLUXBENCH) demo
 
-# One thread: the models are tiny, and threads that wait for each other on few cores cost minutes.
+# One thread: the models are tiny, and threads that wait for each other on few cores cost minutes. Two processes
+# on any machine, each with whole files: a file's tests share what is slow to set up, and some bound seconds.
 test: lint browser ## what proves that the bench works
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
@@ -90,7 +91,7 @@ image: $(INSTALLED) ## one container image, pulled or built: make image IMAGE=to
 images: $(INSTALLED) ## all of them
 	$(FLUXBENCH) image $(IMAGES) $(IMAGE_OPTIONS)
 
-push: $(INSTALLED) ## publish images under their lock: make push REGISTRY=ghcr.io/you IMAGE=torch
+push: $(INSTALLED) ## publish images, named by what they were built from: make push REGISTRY=ghcr.io/you IMAGE=torch
 	@test -n "$(REGISTRY)" || { echo "where to? make push REGISTRY=ghcr.io/you"; exit 2; }
 	$(FLUXBENCH) image $(or $(IMAGE),$(IMAGES)) --registry $(REGISTRY) --push
 
