@@ -137,12 +137,18 @@ def against(row: Row, result: record.Result) -> Against:
 
 def is_exact_variant(row: Row) -> bool:
     """Whether the row is the reference but for one change that keeps the arithmetic."""
-    changed = [(axis, option) for axis, option in row.stack.items() if option != REFERENCE[axis]]
-    if len(changed) != 1:
-        return False
-    ((axis, option),) = changed
-    known = AXES[axis].get(option)  # a result may hold an option of another version of the bench
-    return known is not None and known.exact
+    return len(_changed(row)) == 1 and keeps_the_arithmetic(row)
+
+
+def keeps_the_arithmetic(row: Row) -> bool:
+    """Whether every option is the reference's or another way to compute just what that computes."""
+    # A result may hold an option of another version of the bench.
+    known = [AXES[axis].get(option) for axis, option in _changed(row)]
+    return all(option is not None and option.exact for option in known)
+
+
+def _changed(row: Row) -> list[tuple[str, str]]:
+    return [(axis, option) for axis, option in row.stack.items() if option != REFERENCE[axis]]
 
 
 def same_task(row: Row, result: record.Result) -> tuple[object, ...]:

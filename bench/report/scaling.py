@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench import steady
 from bench.matrix import PLAIN
+from bench.quality import keeps_the_arithmetic
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
 from bench.report.names import stack
@@ -119,9 +120,10 @@ def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tupl
 
 
 def is_lossless(measurement: Measurement) -> bool:
-    """By its pictures, or because it is what pictures are compared with."""
-    quality = measurement.quality
-    return measurement.row.is_reference or (quality is not None and quality.tier == "lossless")
+    """By its pictures; where none were kept, by what its options promise."""
+    if measurement.quality is None:
+        return keeps_the_arithmetic(measurement.row)
+    return measurement.quality.tier == "lossless"
 
 
 def _same_but_parallel(one: Measurement, other: Measurement) -> bool:
