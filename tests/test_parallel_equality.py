@@ -32,6 +32,7 @@ CASES = (
     case("txt2img", "canny", parallel="fsdp2", cache="teacache-0.25"),
     case("inpaint", parallel="fsdp2"),
     case(parallel="ulysses2", vae="parallel"),
+    case("txt2img", "canny", parallel="ulysses2", compilation="inductor-fused"),
 )
 """Each method, each pipeline, both probes of caches; `fluxbench correctness --ranks 2` takes them all."""
 

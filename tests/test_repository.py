@@ -116,6 +116,7 @@ RUNNER_ONLY = (
     "bench.runner.",
     "bench.tiny.",
     "bench.__main__",
+    "bench.axes.compilation.exchange",
     "bench.axes.compilation.kernels",
     "bench.axes.compilation.modulation",
     "bench.axes.compilation.products",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bench.axes.compilation.fused import REARRANGED
 from bench.axes.parallel.degrees import degrees_of
 from bench.images import image_of
 from bench.matrix import PLAIN, Row
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 COMPUTE_CAPABILITY = {"a100": 80, "h100": 90, "h200": 90}
 """GPU of a row -> 10 x compute capability. Of another GPU no rule knows what it lacks: ``apply`` asks it."""
-
-REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
-"""Compilations of blocks that are taken apart first."""
 
 INDUCTOR = frozenset({"inductor", "inductor-max"})
 
@@ -93,7 +91,14 @@ def _quantised_tensorrt(row: Row, _: str | None) -> str | None:
 
 
 def _compiled_quanto_int4(row: Row, _: str | None) -> str | None:
-    if row.quantization != "quanto-int4" or row.precision != "bf16" or row.compilation not in INDUCTOR:
+    if row.quantization != "quanto-int4" or row.compilation not in INDUCTOR:
+        return None
+    if row.precision == "fp16" and row.gpu:
+        return (
+            "Quanto declares no output shape for its CUDA kernels, so torch.compile cannot trace them: use"
+            " compilation none, or torchao-int4wo"
+        )
+    if row.precision != "bf16":
         return None
     return (
         "while torch.compile traces, Quanto's INT4 linear takes the input for a quantised tensor and turns it"

@@ -16,6 +16,8 @@ from bench.axes.attention.backends import attended
 from bench.axes.compilation import graphs, regional
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
+REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
+"""Options whose blocks are taken apart first."""
 REPLAYED = ("text_encoder", "text_encoder_2", "transformer")
 """Components whose launches are a large part of their time."""
 

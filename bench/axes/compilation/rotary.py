@@ -17,6 +17,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
 
+from bench.axes.compilation.exchange import ulysses_of
+
 
 def norm_then_rotate(
     streams: Sequence[torch.Tensor],
@@ -88,14 +90,22 @@ class RotaryProcessor(FluxAttnProcessor):
             queries, query_norms = [text[0], query], [attn.norm_added_q.weight, attn.norm_q.weight]
             keys, key_norms = [text[1], key], [attn.norm_added_k.weight, attn.norm_k.weight]
             value = torch.cat([text[2], value], dim=1)
+        query = rms_norm_rotary(queries, query_norms, attn.norm_q.eps, cos, sin)
+        key = rms_norm_rotary(keys, key_norms, attn.norm_k.eps, cos, sin)
+        value = value.unflatten(-1, (-1, attn.head_dim))
+        ulysses = ulysses_of(self._parallel_config)
+        if ulysses:
+            query, key, value = ulysses.heads_of_all_tokens((query, key, value))
         attended = dispatch_attention_fn(
-            rms_norm_rotary(queries, query_norms, attn.norm_q.eps, cos, sin),
-            rms_norm_rotary(keys, key_norms, attn.norm_k.eps, cos, sin),
-            value.unflatten(-1, (-1, attn.head_dim)),
+            query,
+            key,
+            value,
             attn_mask=attention_mask,
             backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            parallel_config=None if ulysses else self._parallel_config,
         )
+        if ulysses:
+            attended = ulysses.tokens_of_all_heads(attended)
         attended = attended.flatten(2, 3).to(hidden_states.dtype)
         if encoder_hidden_states is None:
             return attended

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench.axes.compilation import graphs
+from bench.axes.compilation.fused import REARRANGED
 from bench.axes.option import Evidence, NotApplied, Session
 from bench.axes.parallel import group
 from bench.axes.parallel.degrees import Degrees
@@ -21,9 +22,10 @@ ALL_REDUCE = "_c10d_functional::all_reduce"
 GATHER_WEIGHTS = "c10d::_allgather_base_"
 
 
-def required(degrees: Degrees, blocks: int) -> dict[str, int]:
+def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict[str, int]:
     """Operation -> its calls in one step of a transformer of so many blocks, at the least."""
-    exchanges = 2 if degrees.xdit else 4  # query, key and value, which xDiT sends together; the result
+    together = degrees.xdit or (rearranged and degrees.ring == 1)
+    exchanges = 2 if together else 4  # queries, keys and values; the result
     return {
         name: calls * blocks
         for name, calls, needed in (
@@ -48,8 +50,9 @@ def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
     }
     ranks = group.of_all_ranks(mine)
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    rearranged = session.row.compilation in REARRANGED
     for rank, found in enumerate(ranks):
-        _require_calls(option, rank, found["collectives"], required(degrees, blocks))
+        _require_calls(option, rank, found["collectives"], required(degrees, blocks, rearranged=rearranged))
         if degrees.tp > 1 or degrees.fsdp > 1:
             _require_shards(option, rank, found)
     return {"ranks": len(ranks), "by_rank": ranks}
