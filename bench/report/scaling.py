@@ -157,7 +157,7 @@ COLUMNS = (
     Column("Speed-up", hint="Of one request, over the same stack on one of these GPUs"),
     Column("Efficiency (%)", hint="T1 / (N × TN), T1 of the same stack on one of these GPUs"),
     Column("Efficiency over the fastest (%)", hint="T1 of the fastest lossless stack on one of these GPUs"),
-    Column("Communication (%)", hint="Seconds in communication kernels, waiting included, over denoising"),
+    Column("Communication (%)", hint="Its kernels' seconds over denoising's, of the rank that waited least"),
     Column("Sent per step (MB)", hint="By one GPU in one denoising step, counted from its collectives"),
     Column("Images/s, users = N", hint="One image a request"),
     Column("Images/s, users = 2N", hint="One image a request"),
