@@ -12,13 +12,14 @@ import pytest
 from fakes import fake_cell, fake_result, fake_row, write_attempt
 
 from bench import config
+from bench.axes import AXES
 from bench.config import BUDGETS, CELLS
 from bench.host import history
 from bench.host.estimate import Estimates, gpu_hours, guess_seconds, timeout_seconds
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
 from bench.host.history import Past
-from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide, may_retry
+from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide, may_retry, promise
 from bench.host.words import misfit_advice, plan_lines, rows_text
 from bench.matrix import Row
 from bench.record import RETRIES, Code, Result, Status
@@ -183,6 +184,13 @@ def test_references_come_first_then_the_likely_fastest() -> None:
     extended = fake_row(row="7", tier="extended", control="pose", compilation="inductor")
     order = by_value([slow, canny, tiled, compiled, fp8, reference, extended])
     assert [row.row for row in order] == ["6", "2", "5", "4", "3", "1", "7"]
+
+
+def test_every_way_to_compile_is_guessed_faster_than_eager() -> None:
+    """A new one without a guess would come after all others, and its hours would be those of eager."""
+    eager = promise(fake_row())
+    ways = {id: promise(fake_row(compilation=id)) for id in AXES["compilation"] if id != "none"}
+    assert {id for id, guess in ways.items() if guess <= eager} == set()
 
 
 def test_an_estimate_is_a_guess_until_an_attempt_has_told() -> None:
