@@ -178,6 +178,23 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(
     assert ("pip install kernels" in str(raised.value)) == (option != "sage1"), "nobody prebuilds the first"
 
 
+def test_a_prebuilt_kernel_is_named_by_the_commit_that_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = SimpleNamespace(flash_attn_func=len)
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=lambda *_, **__: kernel))
+    named = []
+    for folder in (f"/opt/hub/kernels--x--y/snapshots/{'a1' * 20}/build", "/home/me/kernel"):
+        kernel.__file__ = f"{folder}/torch-cuda/__init__.py"
+        attend, source = packages._prebuilt(packages.PACKAGES["flash2"], "row 1", ImportError())
+        assert attend is len
+        named.append(source)
+    assert named == [
+        f"kernels-community/flash-attn2 version 3 at commit {'a1' * 20}",
+        "kernels-community/flash-attn2 version 3 from /home/me/kernel/torch-cuda/__init__.py",
+    ]
+
+
 @pytest.mark.parametrize(("option", "other"), [("sage1", "2.2.0"), ("sage2", "1.0.6")])
 def test_the_other_sageattention_is_no_substitute(
     monkeypatch: pytest.MonkeyPatch, option: str, other: str

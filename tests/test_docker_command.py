@@ -13,7 +13,7 @@ from fakes import fake_row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.host import docker, image, locks, recipe
+from bench.host import docker, image, kernels, locks, recipe
 from bench.host.daemon import Daemon, State
 from bench.host.docker import DockerExecutor, Place, container_name, exit_of, run_command
 from bench.host.image import Image, ImageError, Store, build_arguments, registry_tag
@@ -182,6 +182,8 @@ def test_an_image_is_stale_by_each_file_that_it_was_built_from_and_by_no_other(t
         "docker/torch/imports.txt",
         "docker/install.py",
         "docker/check_imports.py",
+        "docker/build_quanto.py",
+        "docker/nvcc/requirements.txt",
     }
     for path in sorted(docker.rglob("*.*"), key=str) + sorted(docker.rglob("Dockerfile")):
         name, text = path.relative_to(tmp_path).as_posix(), path.read_bytes()
@@ -269,6 +271,7 @@ def test_prebuilt_kernels_are_fetched_for_the_images_torch_and_the_token_is_not_
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.setenv("HF_TOKEN", "hf_not_to_be_shown")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     ran = CliRunner().invoke(main, ["fetch", "kernels"])
     assert ran.exit_code == 1
     assert "flash2: kernels-community/flash-attn2 version 3 at commit aaaaaaaaaaaa" in ran.output
@@ -276,7 +279,31 @@ def test_prebuilt_kernels_are_fetched_for_the_images_torch_and_the_token_is_not_
     assert "hf_not_to_be_shown" not in ran.output
     assert {each["repo_type"] for each in asked} == {"kernel"}
     assert asked[0]["revision"] == "v3"
+    assert asked[0]["cache_dir"] == tmp_path / "hub"
     assert "build/torch211-cxx11-cu130-x86_64-linux/*" in asked[0]["allow_patterns"]
+
+
+def test_a_kernel_that_was_fetched_stays_at_its_commit_though_its_branch_moves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the hub's cache as huggingface_hub lays it out."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    asked: list[str] = []
+
+    def download(repository: str, **how: Any) -> str:
+        asked.append(how["revision"])
+        (tmp_path / "build" / "torch-cuda").mkdir(parents=True, exist_ok=True)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = repo_folder_name(repo_id="kernels-community/flash-attn2", repo_type="kernel")
+    (tmp_path / folder / "refs").mkdir(parents=True)
+    kernels.fetch("flash2", print)
+    (tmp_path / folder / "refs" / "v3").write_text("a" * 40)
+    kernels.fetch("flash2", print)
+    assert asked == ["v3", "a" * 40]
 
 
 def test_weights_are_fetched_at_their_revision_before_a_container_without_network_wants_them(

@@ -3,6 +3,9 @@
 They lie on the hub as repositories of type ``kernel``: one branch for each version (``v3``), in it one folder
 for each build of torch and CUDA. What is fetched is the folder of the images' torch, at the version that
 diffusers names; offline, the ``kernels`` package finds it in the hub's cache by that branch.
+
+A branch moves. The commit that it stood at when it was first fetched is this machine's from then on, and
+every result names it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.host import locks
+from bench.host.docker import hub_cache
 
 IMAGES = {"flash2": "torch", "sage2": "sage"}
 """option of the axis attention whose kernel the image holds as no package -> the image it runs in"""
@@ -31,15 +35,16 @@ def fetch(option: str, say: Callable[[str], None]) -> Path:
     name = PACKAGES[option].prebuilt
     assert name, f"{option} has no prebuilt kernel"
     source = _HUB_KERNELS_REGISTRY[AttentionBackendName[name]]
-    label = f"{source.repo_id} version {source.version}"
+    label, branch = f"{source.repo_id} version {source.version}", f"v{source.version}"
+    cache = hub_cache(os.environ)
     try:
         folder = Path(
             snapshot_download(
                 source.repo_id,
                 repo_type="kernel",
-                revision=f"v{source.version}",
+                revision=first_fetched(cache, source.repo_id, branch) or branch,
                 allow_patterns=builds(IMAGES[option]),
-                cache_dir=os.environ.get("HF_HUB_CACHE"),
+                cache_dir=cache,
                 token=os.environ.get("HF_TOKEN"),
             )
         )
@@ -54,6 +59,13 @@ def fetch(option: str, say: Callable[[str], None]) -> Path:
         )
     say(f"{option}: {label} at commit {folder.name[:12]}")
     return folder
+
+
+def first_fetched(cache: Path, repository: str, branch: str) -> str | None:
+    """The commit; None where it never was. The hub's cache keeps it under the branch; what is then fetched by
+    commit leaves that alone. To take a newer one, the repository's folder is removed."""
+    reference = cache / f"kernels--{repository.replace('/', '--')}" / "refs" / branch
+    return reference.read_text().strip() if reference.exists() else None
 
 
 def builds(image: str) -> list[str]:

@@ -158,12 +158,18 @@ def _prebuilt(package: Package, label: str, missing: Exception) -> tuple[Attend,
     source = _HUB_KERNELS_REGISTRY[AttentionBackendName[package.prebuilt]]
     advice += f", or pip install kernels and let it fetch {source.repo_id} (version {source.version})"
     try:
-        kernels = import_module("kernels")
-        function = getattr(kernels.get_kernel(source.repo_id, version=source.version), source.function_attr)
+        kernel = import_module("kernels").get_kernel(source.repo_id, version=source.version)
+        function = getattr(kernel, source.function_attr)
     except Exception as error:  # the package's own errors have no common class
         raise Unavailable(f"{advice}; the kernels package says: {error}") from error
     attend = partial(function, tensor_layout="NHD") if package.backend == "sage" else function
-    return attend, f"{source.repo_id} version {source.version}"
+    return attend, f"{source.repo_id} version {source.version} {_commit(kernel.__file__)}"
+
+
+def _commit(file: str) -> str:
+    """``at commit 1a2b...`` of a kernel in the hub's cache, which keeps each in a folder of that name."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", file)
+    return f"at commit {found[1]}" if found else f"from {file}"
 
 
 def operator(option: str, attend: Attend) -> Any:
