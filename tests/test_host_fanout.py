@@ -18,21 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from fakes import fake_row
 from host_driver import STANDIN
 from host_faults import small_disk, small_memory
 from rich.console import Console
 
 from bench import identity, layout, record
-from bench.cli import main as cli
-from bench.config import CELLS, PROBE, QUICK, STANDARD
+from bench.config import PROBE, QUICK, STANDARD
 from bench.host.command import fan_out
 from bench.host.fanout import Settings
 from bench.host.local import LocalExecutor, runner_environment
 from bench.host.progress import LiveDisplay, Look
 from bench.matrix import Row
-from bench.matrix_file import dump
 from bench.record import Code, Result
 
 __all__ = ["small_disk", "small_memory"]  # fixtures
@@ -494,60 +491,3 @@ def test_a_row_that_the_kernel_kills_for_memory_is_oom_and_its_other_cells_are_k
     assert result.status.code is Code.OOM
     assert "out-of-memory killer" in result.status.reason
     assert codes(result) == {"1x1": "ok", "1x4": "oom"}
-
-
-# --- The command line --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def matrix(tmp_path: Path) -> Path:
-    path = tmp_path / "matrix.csv"
-    rows = [
-        fake_row(row="1", hardware="h100x1", parent=None, why=""),
-        fake_row(row="2", hardware="cpu", parent=None, why=""),
-    ]
-    path.write_text(dump(rows))
-    return path
-
-
-def test_bench_on_a_machine_without_the_hardware_says_what_is_missing_and_what_to_do(
-    matrix: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    ran = CliRunner().invoke(cli, ["bench", "1", "--matrix", str(matrix)])
-    assert ran.exit_code == 1
-    assert "it wants 1 x h100, and this machine has no GPU" in ran.output
-    assert "make bench ROW=2" in ran.output
-
-
-def test_bench_of_an_unknown_row_names_the_file(matrix: Path) -> None:
-    ran = CliRunner().invoke(cli, ["bench", "99", "--matrix", str(matrix)])
-    assert ran.exit_code == 2
-    assert "99" in ran.output
-    assert str(matrix) in ran.output
-
-
-def test_fan_out_of_rows_that_all_need_other_hardware_fails_and_runs_nothing(
-    matrix: Path, results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    arguments = ["fan-out", "--where", "hardware=h100x1", "--matrix", str(matrix), "--results", str(results)]
-    ran = CliRunner().invoke(cli, arguments)
-    assert ran.exit_code == 1
-    assert "do not fit this machine: row 1" in ran.output
-    assert saved(results) == []
-
-
-@pytest.mark.parametrize("cells", ["1x", "0x1", "1x1,1x1", "1*4", ""])
-def test_cells_that_are_none_are_refused(matrix: Path, cells: str) -> None:
-    ran = CliRunner().invoke(cli, ["fan-out", "--matrix", str(matrix), "--dry-run", "--cells", cells])
-    assert ran.exit_code == 2
-    assert "--cells" in ran.output
-
-
-def test_the_default_cells_are_the_plans(matrix: Path) -> None:
-    ran = CliRunner().invoke(
-        cli, ["fan-out", "--matrix", str(matrix), "--dry-run", "--where", "hardware=cpu"]
-    )
-    assert ran.exit_code == 0, ran.output
-    assert ",".join(f"{users}x{images}" for users, images in CELLS) in ran.output

@@ -21,6 +21,7 @@ from bench.commands.options import (
 
 if TYPE_CHECKING:
     from bench.config import BudgetName, ExecutorName
+    from bench.host.gpus import Gpu
     from bench.matrix import Row
 
 
@@ -114,6 +115,7 @@ def run_campaign(
     pack: bool = True,
     elsewhere: bool = False,
     price_per_gpu_hour: float | None = None,
+    on: str | None = None,
 ) -> None:
     """Runs rows here and exits with the campaign's code."""
     from rich.console import Console
@@ -144,7 +146,7 @@ def run_campaign(
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         chosen = executors.executor(executor, rows, click.echo)
-        gpus = here()
+        gpus = _rented(on, dry_run) if on else here()
         if not dry_run:
             fitting = [row for row in rows if not refusals(row) and misfit(row, gpus) is None]
             executors.get_images(chosen, fitting, registry, click.echo)
@@ -152,6 +154,20 @@ def run_campaign(
         sys.exit(code)
     except (Busy, GpuError, ImageError, Silent) as error:
         raise click.ClickException(f"nothing was run: {error}") from None
+
+
+def _rented(hardware: str, dry_run: bool) -> list[Gpu]:
+    from bench.host.gpus import imagined
+    from bench.matrix import HARDWARE
+
+    found = HARDWARE.fullmatch(hardware)
+    if not found or not found["gpu"]:
+        raise click.BadParameter(
+            f"{hardware} is no hardware of GPUs, such as h100x1 or a100x8", param_hint="--on"
+        )
+    if not dry_run:
+        raise click.UsageError(f"--on plans for {hardware}, and nothing runs on it from here: add --dry-run")
+    return imagined(found["gpu"], int(found["count"]))
 
 
 @click.command("fan-out")
@@ -172,6 +188,11 @@ def run_campaign(
     is_flag=True,
     help="Count what another machine with the same model of GPU has done as done: goes on with a campaign "
     "that was preempted there and whose results were brought along (`make sync`).",
+)
+@click.option(
+    "--on",
+    metavar="HARDWARE",
+    help="With --dry-run: plan as if this machine were that hardware (h100x8), before you rent it.",
 )
 @click.option(
     "--retry", is_flag=True, help="Also run again what failed in a way that would repeat (oom, ...)."

@@ -98,6 +98,12 @@ def _read(nvml: Any, index: int) -> Gpu:
     )
 
 
+def imagined(gpu: str, count: int) -> list[Gpu]:
+    """GPUs of a machine that is still to be rented, for a plan of what it would do."""
+    memory_bytes = int(max(80, SMALLEST_MEMORY_GB.get(gpu, 0)) * 1e9)
+    return [Gpu(index, gpu.upper(), f"GPU-imagined-{index}", memory_bytes) for index in range(count)]
+
+
 def only_visible(gpus: Sequence[Gpu], visible: str | None) -> list[Gpu]:
     """Applies CUDA_VISIBLE_DEVICES as CUDA does: indices or UUID prefixes, ending at the first entry that
     names no GPU."""
