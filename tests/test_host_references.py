@@ -95,3 +95,13 @@ def test_a_reference_that_begins_to_fail_is_not_run_for_ever(
     said, _ = driver.communicate(timeout=60)
     assert ran(results).count("1") == 2, said
     assert driver.returncode == 1, "the failed reference is told"
+
+
+def test_rows_of_several_gpus_stand_between_references_on_one_of_them() -> None:
+    reference = fake_row(row="1", hardware="h200x1")
+    several = fake_row(row="2", hardware="h200x2", parallel="ulysses2")
+    watch = References([reference, several])
+    due = watch.due(several)
+    assert due is not None
+    assert due.row == reference
+    assert watch.due(fake_row(row="3", hardware="h100x2", parallel="ulysses2")) is None, "another GPU's"

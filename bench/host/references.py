@@ -13,7 +13,7 @@ from bench import steady
 from bench.config import COMPARISON
 from bench.host.outcome import Outcome
 from bench.host.plan import Action, CellShape, Decision
-from bench.matrix import Row
+from bench.matrix import HARDWARE, Row
 from bench.record import Code, Result, Status
 
 PLAIN_CELL: CellShape = (1, 1)
@@ -53,17 +53,23 @@ class References:
 
     def again(self, hardware: str, reason: str) -> Decision | None:
         """Its reference, whether due or not; None where it has none."""
-        watch = self.watches.get(hardware)
+        watch = self._watch_of(hardware)
         if watch is None:
             return None
         return Decision(watch.reference, Action.RUN, reason, (PLAIN_CELL,), repeated=True)
+
+    def _watch_of(self, hardware: str) -> Watch | None:
+        """Rows of several GPUs have no reference among them: that of one such GPU stands in."""
+        found = HARDWARE.fullmatch(hardware)
+        one_gpu = f"{found['gpu']}x1" if found else ""
+        return self.watches.get(hardware) or self.watches.get(one_gpu)
 
     def _waiting(self, upcoming: Row | None) -> Watch | None:
         if upcoming is None:
             unconfirmed = (watch for watch in self.watches.values() if watch.rows_since_asked)
             # Without an earlier run there is nothing to be held against.
             return next((watch for watch in unconfirmed if watch.median_seconds is not None), None)
-        watch = self.watches.get(upcoming.hardware)
+        watch = self._watch_of(upcoming.hardware)
         if watch is None or upcoming.row == watch.reference.row:
             return None
         opens = watch.median_seconds is None and not watch.asked
@@ -71,7 +77,7 @@ class References:
 
     def judge(self, outcome: Outcome) -> list[Outcome]:
         """Takes note of an attempt. Returns the earlier ones that it makes suspect, marked."""
-        watch = self.watches.get(outcome.row.hardware)
+        watch = self._watch_of(outcome.row.hardware)
         if watch is None:
             return []
         if outcome.row.row != watch.reference.row:
