@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.report import names
@@ -56,8 +57,9 @@ class Answer:
         return ", ".join(part for part in (entry.text, entry.note, *entry.tags) if part)
 
 
-def answer(case: UseCase, gains: Gains) -> Answer | None:
-    winner = fastest(case.measurements)
+def answer(case: UseCase, gains: Gains, among: Iterable[Measurement] | None = None) -> Answer | None:
+    """``among``: the measurements that may win; None for all."""
+    winner = fastest(case.measurements if among is None else among)
     cell = winner.cell() if winner else None
     if winner is None or cell is None:
         return None
@@ -67,11 +69,11 @@ def answer(case: UseCase, gains: Gains) -> Answer | None:
 
 def headline(section: Section, answers: dict[str, Answer | None]) -> Table:
     """``answers`` by use case slug; a use case without one keeps its line and says so."""
-    lines = tuple(Line(_entries(case, answers[case.slug])) for case in section.use_cases)
+    lines = tuple(Line(entries(case, answers[case.slug])) for case in section.use_cases)
     return Table("Fastest stack of each use case", scope(section), COLUMNS, lines)
 
 
-def _entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
+def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
     if answer is None:
         nothing = words("no stack with a supported median yet")
         return words(case.title), nothing, *(Entry(MISSING) for _ in COLUMNS[2:])

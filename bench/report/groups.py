@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import groupby
 
 from bench.matrix import Row
+from bench.quality import keeps_the_arithmetic
 from bench.record import Code
 from bench.report import names
 from bench.report.pool import Measurement
@@ -130,6 +131,13 @@ def fastest(measurements: Iterable[Measurement]) -> Measurement | None:
         if (cell := each.cell()) and cell.code is Code.OK and cell.latency.p50.supported
     ]
     return min(clean, key=lambda pair: pair[0])[1] if clean else None
+
+
+def is_lossless(measurement: Measurement) -> bool:
+    """By its pictures; where none were kept, by what its options promise."""
+    if measurement.quality is None:
+        return keeps_the_arithmetic(measurement.row)
+    return measurement.quality.tier == "lossless"
 
 
 def _speed(measurement: Measurement) -> tuple[float, str]:

@@ -11,30 +11,22 @@ they are stale: any later commit to the runner would change the words, and no nu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
-from bench.report import names, options_table
-from bench.report.answers import Answer
+from bench.report import options_table, overall
 from bench.report.markdown import grid
-from bench.report.page import Report, SectionView
-from bench.report.table import Column, Entry, Line, Table
-from bench.report.text import MISSING
+from bench.report.page import Report
 
 BLOCK = re.compile(r"(?P<open><!-- fluxbench: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- /fluxbench -->)", re.S)
-MEASURED = Column("Measured", numeric=False)
-FASTEST_STACK = 1
-"""Position of that column in the headline."""
 
 
 def fastest(report: Report) -> str:
-    """The headline of every section in which something beats the reference, with the day and commit of each
-    winner."""
+    """The answer for every hardware and workload in which something beats the reference."""
     tables = [
-        _fastest(view)
+        overall.table(world)
         for page in report.pages
-        for view in page.sections
-        if any(case.answer and not case.answer.is_reference for case in view.cases)
+        for world in overall.worlds(page.sections)
+        if any(not best.answer.is_reference for best in world.bests)
     ]
     return "\n\n".join(f"**{each.scope}**\n\n{grid(each)}" for each in tables) or "Nothing measured yet."
 
@@ -50,27 +42,6 @@ def combinations(report: Report) -> str:
     """What stacks of several options are worth."""
     table = options_table.combinations(report)
     return grid(table) if table.lines else "Nothing measured yet."
-
-
-def _fastest(view: SectionView) -> Table:
-    answers = [case.answer for case in view.cases]
-    lines = tuple(
-        Line(tuple(_entries(line, answer))) for line, answer in zip(view.headline.lines, answers, strict=True)
-    )
-    return replace(view.headline, columns=(*view.headline.columns, MEASURED), lines=lines)
-
-
-def _entries(line: Line, answer: Answer | None) -> Iterator[Entry]:
-    for position, entry in enumerate(line.entries):
-        yield Entry(names.stack(answer.winner.row)) if answer and position == FASTEST_STACK else entry
-    yield Entry(_measured(answer) if answer else MISSING)
-
-
-def _measured(answer: Answer) -> str:
-    result = answer.winner.latest
-    commit = result.environment.git_commit if result.environment else None
-    day = result.started_at[:10]
-    return f"{day}, commit {commit[:8]}" if commit else day
 
 
 TABLES: dict[str, Callable[[Report], str]] = {

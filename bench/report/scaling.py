@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from bench import steady
 from bench.matrix import PLAIN
-from bench.quality import keeps_the_arithmetic
-from bench.report.groups import Section, UseCase, fastest
+from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
 from bench.report.names import stack
 from bench.report.pool import Measurement, PooledCell
@@ -117,13 +116,6 @@ def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tupl
         for each in case.measurements
         if each.cells
     )
-
-
-def is_lossless(measurement: Measurement) -> bool:
-    """By its pictures; where none were kept, by what its options promise."""
-    if measurement.quality is None:
-        return keeps_the_arithmetic(measurement.row)
-    return measurement.quality.tier == "lossless"
 
 
 def _same_but_parallel(one: Measurement, other: Measurement) -> bool:

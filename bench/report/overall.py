@@ -1,0 +1,120 @@
+"""The answer for one hardware, whichever machines measured it: per use case and quality floor, one stack.
+
+Seconds of two machines are never set side by side. What a stack gained over the reference of its own machine
+is, so the largest gain that is certain decides between machines; without one the lowest median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bench.report import names
+from bench.report.answers import COLUMNS, Answer, answer, entries
+from bench.report.groups import UseCase, is_lossless
+from bench.report.page import CaseView, SectionView
+from bench.report.pool import Measurement
+from bench.report.table import Column, Entry, Line, Table, words
+from bench.report.text import MISSING
+from bench.verdicts import Verdict
+
+FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
+"""Quality floor -> whether a stack is above it."""
+FLOOR = Column(
+    "Quality floor", numeric=False, hint="Lossless by its pictures, or by what its options promise"
+)
+GPU = Column("GPU", numeric=False)
+MEASURED = Column("Measured", numeric=False)
+
+
+@dataclass(frozen=True)
+class Best:
+    floor: str
+    view: SectionView
+    answer: Answer
+
+    @property
+    def title(self) -> str:
+        return self.answer.case.title if self.floor == "any" else f"{self.answer.case.title}, {self.floor}"
+
+    @property
+    def section(self) -> str:
+        return f"{self.view.section.slug}-{self.answer.case.slug}"
+
+
+@dataclass(frozen=True)
+class World:
+    """What may be answered together: one hardware, weights and workload."""
+
+    views: tuple[SectionView, ...]
+
+    @property
+    def scope(self) -> str:
+        section = self.views[0].section
+        parts = (names.hardware(section.hardware), f"{section.weights} weights", section.workload)
+        return " · ".join(parts)
+
+    @property
+    def bests(self) -> tuple[Best, ...]:
+        cases = {view.case.slug: view.case for section in self.views for view in section.cases}
+        ordered = sorted(cases.values(), key=lambda case: names.use_case_order((case.task, case.control)))
+        return tuple(best for case in ordered for best in self._of(case))
+
+    def _of(self, case: UseCase) -> Iterator[Best]:
+        """Of each floor; where the lossless one is the fastest of all it stands once."""
+        before: Measurement | None = None
+        for floor in FLOORS:
+            found = [
+                Best(floor, section, answered)
+                for section in self.views
+                for view in section.cases
+                if view.case.slug == case.slug and (answered := _answer(view, floor))
+            ]
+            if found:
+                best = max(found, key=_rank)
+                if best.answer.winner is not before:
+                    yield best
+                before = best.answer.winner
+
+
+def worlds(views: Sequence[SectionView]) -> list[World]:
+    """In the order of the sections of a page."""
+    groups = groupby(views, key=lambda view: (view.section.weights, view.section.workload))
+    return [World(tuple(group)) for _, group in groups]
+
+
+def _answer(view: CaseView, floor: str) -> Answer | None:
+    return answer(
+        view.case, view.gains, among=[each for each in view.case.measurements if FLOORS[floor](each)]
+    )
+
+
+def _rank(best: Best) -> tuple[bool, float, float]:
+    gain = best.answer.gain
+    certain = gain is not None and gain.verdict is Verdict.FASTER
+    return certain, gain.ratio.value if gain and certain else 0.0, -best.answer.cell.latency.p50.value
+
+
+def table(world: World) -> Table:
+    lines = tuple(Line(tuple(_entries(best))) for best in world.bests)
+    columns = (COLUMNS[0], FLOOR, *COLUMNS[1:], GPU, MEASURED)
+    return Table("Fastest stack of each use case", world.scope, columns, lines)
+
+
+def _entries(best: Best) -> Iterator[Entry]:
+    use_case, _, *rest = entries(best.answer.case, best.answer)
+    yield use_case
+    yield words(best.floor)
+    # Not marked as stale: the last column says which code measured it.
+    yield words(best.answer.stack)
+    yield from rest
+    yield words(best.view.section.devices or MISSING)
+    yield words(_measured(best.answer))
+
+
+def _measured(answer: Answer) -> str:
+    result = answer.winner.latest
+    commit = result.environment.git_commit if result.environment else None
+    day = result.started_at[:10]
+    return f"{day}, commit {commit[:8]}" if commit else day
