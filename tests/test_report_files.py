@@ -274,3 +274,18 @@ def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytes
     committed = REPOSITORY / "results"
     done = command(committed if committed.exists() else tmp_path, "--readme", "--check")
     assert done.exit_code == 0, done.output
+
+
+def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fake_row(row="2")
+    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor"})
+    for row in (reference, compiled):
+        write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=40))  # the reference once
+        for minutes in (0, 30):
+            write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=8, host=1, minutes=minutes))
+    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
+    (line,) = (line for line in lines if line.startswith("| `inductor`"))
+    assert "n=16 against 16" in line
+    assert "(CI " in line

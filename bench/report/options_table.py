@@ -11,7 +11,7 @@ from bench.axes.option import Option
 from bench.images import IMAGES
 from bench.matrix import PLAIN, REFERENCE
 from bench.report import names
-from bench.report.gains import Gains
+from bench.report.gains import Gain, Gains
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
 from bench.report.page import Report
 from bench.report.pool import Measurement, PooledCell
@@ -49,6 +49,16 @@ class Beside:
     cell: PooledCell
     gains: Gains
     reference: PooledCell | None
+
+    @property
+    def gain(self) -> Gain | None:
+        return self.gains.of(self.measurement, self.cell)
+
+    @property
+    def weight(self) -> tuple[bool, bool, int]:
+        """Of the machines that measured a stack the one goes first whose speed-up has an interval, then the
+        one with most requests."""
+        return self.cell.latency.p50.supported, bool(self.gain and self.gain.ratio.errors), self.cell.n
 
 
 def options_tables(report: Report) -> Iterator[Table]:
@@ -101,10 +111,9 @@ def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] 
 
 
 def _alone(report: Report, axis: str, option: str) -> Beside | None:
-    """Of the attempts with most requests."""
     wanted = {**REFERENCE, axis: option}
     found = (beside for beside in _beside(report) if beside.measurement.row.stack == wanted)
-    return max(found, key=lambda beside: beside.cell.n, default=None)
+    return max(found, key=lambda beside: beside.weight, default=None)
 
 
 def _beside(report: Report) -> Iterator[Beside]:
@@ -120,14 +129,13 @@ def _beside(report: Report) -> Iterator[Beside]:
 
 
 def combinations(report: Report) -> Table:
-    """Stacks that differ from the reference in more than one option; of each, the attempts with most
-    requests. Fastest first."""
+    """Stacks that differ from the reference in more than one option, fastest first."""
     best: dict[tuple[str, ...], Beside] = {}
     for beside in _beside(report):
         row = beside.measurement.row
         if sum(row.stack[axis] != option for axis, option in REFERENCE.items()) > 1:
             known = best.get(row.identity)
-            best[row.identity] = max(filter(None, (known, beside)), key=lambda each: each.cell.n)
+            best[row.identity] = max(filter(None, (known, beside)), key=lambda each: each.weight)
     ordered = sorted(best.values(), key=lambda beside: stats.median(beside.cell.latency.raw))
     return Table("Combinations", "", COMBINATION_COLUMNS, tuple(map(_combination_line, ordered)))
 
@@ -148,7 +156,7 @@ def _combination_line(beside: Beside) -> Line:
 def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
     if alone is None:
         return Entry(MISSING), Entry(MISSING), Entry(MISSING)
-    latency, gain = alone.cell.latency, alone.gains.of(alone.measurement, alone.cell)
+    latency = alone.cell.latency
     p50 = number(latency.p50.value) if latency.p50.supported else f"max {number(latency.max)}"
     row, sides, memory = alone.measurement.row, f"n={alone.cell.n}", number(memory_gb(alone.cell))
     if alone.reference is not None and not row.is_reference:
@@ -156,7 +164,7 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
         memory += f" (reference {number(memory_gb(alone.reference))})"
     return (
         Entry(p50, note=f"{row.hardware}, {sides}"),
-        gain_entry(gain, is_reference=row.is_reference),
+        gain_entry(alone.gain, is_reference=row.is_reference),
         Entry(memory),
     )
 
