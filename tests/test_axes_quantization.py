@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +24,7 @@ from bench.axes.quantization import (
     with_quanto,
     with_torchao,
 )
+from bench.axes.quantization.quantised import Work
 from bench.matrix import Row
 
 STEPS = 4
@@ -273,6 +275,31 @@ def test_quantos_int4_without_a_compiler_is_unavailable_in_fp32(
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Unavailable, match=r"quanto-int4 in fp32 .*needs ninja and g\+\+; .*precision bf16"):
         of(session, "quantization").apply(session)
+
+
+def test_quantos_int4_in_fp16_on_a_gpu_wants_the_extension_that_was_compiled_before(
+    make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For this torch; nothing is compiled then and there, even with a compiler at hand."""
+    import torch
+    from optimum.quanto.library.extensions import extension
+
+    of_gpus = SimpleNamespace(build_directory=str(tmp_path), _lib=None)
+    monkeypatch.setitem(extension._extensions, "quanto_cuda", of_gpus)
+    monkeypatch.setattr(with_quanto, "_convert", lambda qtype, _work: {"converted to": qtype})
+    row = make_row(quantization="quanto-int4", precision="fp16", hardware="h100x1")
+    session = SimpleNamespace(row=row, device="cuda", dtype=torch.float16)
+    work = Work(cast(Session, session), "row 1: quantization quanto-int4", "transformer", None, [])
+    advice = r"quanto-int4 in fp16 needs Quanto's CUDA extension, .*docker/build_quanto.py .*precision bf16"
+    (tmp_path / "quanto_cuda.so").write_bytes(b"")
+    (tmp_path / "pytorch_version.txt").write_text("1.0\n")
+    with pytest.raises(Unavailable, match=advice):
+        with_quanto.int4(work)
+    (tmp_path / "pytorch_version.txt").write_text(torch.__version__)
+    of_gpus._lib = object()  # as if it had been loaded
+    assert with_quanto.int4(work) == {"converted to": "qint4"}
+    session.dtype, of_gpus.build_directory = torch.bfloat16, "/nowhere"
+    assert with_quanto.int4(work) == {"converted to": "qint4"}, "torch has a kernel of its own for bf16"
 
 
 def test_torchao_tells_what_it_changed_in_inductor_and_that_dynamic_needs_compile(

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from docker_engine import daemon, standin_image
 
+from bench.axes.quantization import with_quanto
 from bench.host import locks
+from bench.host.image import BUILT_FIRST
 from bench.images import IMAGES
 
 __all__ = ["daemon", "standin_image"]  # fixtures
 
 REPOSITORY = locks.DOCKER.parent
-DOCKERFILES = [locks.DOCKER / name / "Dockerfile" for name in locks.LOCKED]
+DOCKERFILES = [locks.DOCKER / name / "Dockerfile" for name in (BUILT_FIRST, *IMAGES)]
 
 
 def tool(name: str) -> str:
@@ -51,7 +53,7 @@ def test_buildkit_checks_find_nothing(dockerfile: Path, standin_image: str) -> N
     assert "no warnings found" in done.stdout + done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("image", locks.LOCKED)
+@pytest.mark.parametrize("image", [BUILT_FIRST, *IMAGES])
 def test_an_image_says_why_it_is_one_of_its_own_and_ends_as_nobody(image: str) -> None:
     folder = locks.DOCKER / image
     assert (folder / "README.md").read_text().startswith(f"# {image}\n")
@@ -68,6 +70,12 @@ def test_a_build_ends_with_an_import_check_and_labels_its_lock(image: str) -> No
     assert "fluxbench.recipe=$RECIPE" in text
     assert f"docker/{image}/requirements.txt docker/{image}/imports.txt" in text
     assert (locks.DOCKER / image / "imports.txt").read_text().split()
+
+
+def test_every_gpu_image_with_quanto_holds_its_extension() -> None:
+    builds = "RUN python /opt/nvcc/build_quanto.py /opt/nvcc/requirements.txt\n"
+    holding = {name for name in IMAGES if builds in (locks.DOCKER / name / "Dockerfile").read_text()}
+    assert holding == with_quanto.IMAGES - {"cpu"}
 
 
 def test_nothing_but_locks_and_scripts_enters_a_build() -> None:

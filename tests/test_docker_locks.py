@@ -21,6 +21,7 @@ MEASURED = {
     "xdit": {"xfuser": "0.7.0", "torchao": "0.18.0"},
     "tensorrt": {"torch-tensorrt": "2.11.0", "tensorrt-cu13-libs": "10.15.1.29", "torchao": "0.18.0"},
     "cpu": {"optimum-quanto": "0.2.7", "gguf": "0.19.0"},
+    "nvcc": {"nvidia-cuda-nvcc": "13.0.88"},
 }
 
 
@@ -115,3 +116,27 @@ def test_an_import_check_fails_for_what_is_not_there_and_lets_a_missing_gpu_pass
     assert check.problem("wants_gpu") is None
     assert "undefined symbol" in check.problem("broken")
     assert "no_such_backend" in check.problem("no_such_backend")
+
+
+# --- Quanto's CUDA extension -------------------------------------------------------------------------
+
+
+def test_nvcc_is_of_the_cuda_that_the_locked_torch_was_built_with() -> None:
+    build = script("build_quanto")
+    cuda = build.cuda_of(locks.lock_path("nvcc").read_text())
+    for image in ("base", "torch", "sage", "xdit", "tensorrt"):
+        assert locks.locked_version(image, "nvidia-cuda-runtime").startswith(f"{cuda}."), image
+    assert locks.locked_version("nvcc", "nvidia-nvvm").startswith(f"{cuda}.")
+
+
+def test_a_torch_of_another_cuda_is_left_without_the_extension(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    build = script("build_quanto")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(build, "install_nvcc", lambda *_: pytest.fail("nothing to install"))
+    monkeypatch.setattr("sys.argv", ["build_quanto.py", str(locks.lock_path("nvcc"))])
+    build.main()
+    assert "torch is of CUDA 12.8" in capsys.readouterr().out

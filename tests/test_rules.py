@@ -118,6 +118,14 @@ def test_torchs_flash_attention_takes_every_precision_on_the_cpu() -> None:
     assert names(on("cpu", attention="native-flash", precision="fp32")) == []
 
 
+def test_quantos_int4_on_a_gpu_is_eager_and_in_half_precision() -> None:
+    for precision in ("bf16", "fp16"):
+        int4 = {"quantization": "quanto-int4", "precision": precision}
+        assert names(on("h100x1", **int4)) == []
+        assert names(on("h100x1", **int4, compilation="inductor")) == ["compiled-quanto-int4"]
+    assert names(on("h100x1", quantization="quanto-int4", precision="fp32")) == ["precision-of-kernel"]
+
+
 def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_rule_knows() -> None:
     for changes in ({"attention": "flash3"}, {"quantization": "torchao-fp8dq-row"}):
         assert names(on("a100x8", **changes)) == ["older-gpu"]

@@ -21,8 +21,9 @@ from pathlib import Path
 from bench.images import IMAGES
 
 DOCKER = Path(__file__).parents[2] / "docker"
-LOCKED = ("base", *IMAGES)
-"""In the order of locking: ``base`` constrains all others, so that no gain mixes library versions."""
+LOCKED = ("base", *IMAGES, "nvcc")
+"""In the order of locking: ``base`` constrains all others, so that no gain mixes library versions. ``nvcc``
+is no image: builds of some use it and leave it behind."""
 
 HEADER = """\
 # input-sha256: {sha256}

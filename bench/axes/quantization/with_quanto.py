@@ -1,9 +1,9 @@
 """optimum-quanto: weights in int8, fp8 or int4, dequantised for each product.
 
-On a GPU quanto would compile a CUDA extension for fp8 weights at first use (Marlin: nvcc, and minutes of
-rented time). fp8 is therefore stored in quanto's portable form, on every device. int4 in bf16 runs on a
-kernel of torch's own; in another dtype it needs such an extension: on a GPU it is refused, on a CPU it is
-compiled with g++ at first use, or was when the image was built.
+fp8 is stored in quanto's portable form on every device: for Marlin's quanto would compile CUDA at first use.
+int4 in bf16 runs on a kernel of torch's own. In another dtype it needs an extension of quanto's. On a GPU
+(fp16: AWQ's kernel) that is the one compiled when the image was built, or none: minutes of nvcc are no use of
+rented time. On a CPU it is compiled with g++ at first use, or was when the image was built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.axes.quantization.quantised import Convert, Package, Work
 
 PACKAGE = Package("optimum.quanto", "optimum-quanto==0.2.7")
 IMAGES = frozenset({"cpu", "torch", "sage", "xdit", "tensorrt"})
-INT4_GPU_PRECISIONS = frozenset({"bf16"})
+INT4_GPU_PRECISIONS = frozenset({"bf16", "fp16"})
 
 _INT4_GROUP = 128
 
@@ -49,29 +49,41 @@ fp8: Convert = partial(_convert, "qfloat8_e4m3fn")
 def int4(work: Work) -> dict[str, Any]:
     import torch
 
-    if work.session.dtype is not torch.bfloat16 and not _loaded_prebuilt():
-        _require_compiler(work)
+    if work.session.dtype is not torch.bfloat16:
+        if work.session.device == "cuda":
+            _require_prebuilt(work)
+        elif not _loaded_prebuilt("quanto_cpp"):
+            _require_compiler(work)
     return _convert("qint4", work)
 
 
-def _loaded_prebuilt() -> bool:
+def _loaded_prebuilt(name: str) -> bool:
     """Whether the extension has been compiled for this torch. It is imported as it is then: quanto would ask
     ninja again whether it is current, which writes into a folder that a container may only read."""
     import torch
     from optimum.quanto.library.extensions.extension import get_extension
 
-    extension = get_extension("quanto_cpp")
+    extension = get_extension(name)
     folder = Path(extension.build_directory)
-    version, library = folder / "pytorch_version.txt", folder / "quanto_cpp.so"
+    version, library = folder / "pytorch_version.txt", folder / f"{name}.so"
     if not library.exists() or not version.exists() or version.read_text().strip() != torch.__version__:
         return False
     if extension._lib is None:
-        spec = spec_from_file_location("quanto_cpp", library)
+        spec = spec_from_file_location(name, library)
         assert spec is not None
         assert spec.loader is not None
         extension._lib = module_from_spec(spec)
         spec.loader.exec_module(extension._lib)
     return True
+
+
+def _require_prebuilt(work: Work) -> None:
+    if not _loaded_prebuilt("quanto_cuda"):
+        raise Unavailable(
+            f"{work.label} in {work.session.row.precision} needs Quanto's CUDA extension, which is not"
+            " compiled here; images hold it, `python docker/build_quanto.py docker/nvcc/requirements.txt`"
+            " compiles it into an environment of their locks, or use precision bf16"
+        )
 
 
 def _require_compiler(work: Work) -> None:
