@@ -13,9 +13,9 @@ from bench.host.image import tag
 from bench.images import IMAGES
 
 TEMPLATE = locks.DOCKER / "compose.yaml.j2"
-GPUS = ("a100", "h100")
-COUNTS = (1, 2, 4, 8)
-"""The plan's hardware; services exist whether or not the matrix has rows for them yet."""
+COUNTS = {"a100": (1, 2, 4, 8), "h100": (1, 2, 4, 8), "h200": (1, 2)}
+"""The plan's hardware, and what the matrix has rows of beyond it (a test). A service exists whether or not
+there are rows for it yet."""
 
 LEASES = f"/tmp/{leases.FOLDER}"
 """As ``leases.folder()`` is called where nobody has set TMPDIR."""
@@ -40,8 +40,8 @@ class Service:
 def services() -> list[Service]:
     """The CPU's, then every GPU count x image that makes sense there."""
     found = [Service("cpu", "cpu", 0)]
-    for gpu in GPUS:
-        for count in COUNTS:
+    for gpu, counts in COUNTS.items():
+        for count in counts:
             left_out = SEVERAL_ONLY if count == 1 else ONE_ONLY
             chosen = (image for image in IMAGES[1:] if image not in left_out)
             found += [Service(f"{gpu}x{count}", image, count) for image in chosen]
