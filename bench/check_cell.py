@@ -100,7 +100,9 @@ def _window(cell: Cell, servers: int) -> Iterator[str]:
     if cell.window_seconds is None or cell.throughput_images_per_s is None:
         yield "window_seconds, throughput_images_per_s: one of them is missing"
         return
-    busy = math.fsum(cell.service.raw) / servers if cell.service else 0.0
+    service = cell.service.raw if cell.service else [0.0]
+    # The window begins with the last of the servers; the others were at work on its first requests before.
+    busy = (math.fsum(service) - (servers - 1) * max(service)) / servers
     if cell.window_seconds < busy * (1 - TOLERANCE) - CLOCK_SECONDS:
         yield f"window_seconds: {cell.window_seconds}, but serving alone took {busy} s"
     images = cell.throughput_images_per_s * cell.window_seconds
@@ -112,12 +114,13 @@ def _window(cell: Cell, servers: int) -> Iterator[str]:
 
 
 def _delivered(cell: Cell, servers: int) -> range:
-    """How many requests a window may hold that begins when each server has been done once. Users that wait
-    for their answers keep every server busy, and the rest of the dropped round ends inside the window."""
+    """How many requests a window may hold that begins when as many are done as servers were at work at first.
+    Users that wait for their answers keep every server busy from the start; others may find only one busy."""
+    most = cell.n + cell.users - 1
     if cell.load == "closed":
-        requests = cell.n + cell.users - min(cell.users, servers)
-        return range(requests, requests + 1)
-    return range(cell.n, cell.n + cell.users + 1)
+        most = cell.n + cell.users - min(cell.users, servers)
+        return range(most, most + 1)
+    return range(cell.n + cell.users - servers, most + 1)
 
 
 def _batch_efficiency(cell: Cell, one_image: Cell | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -157,7 +157,7 @@ class Cell(Strict):
     status: Status
     n: int = 0
     window_seconds: float | None = None
-    """Wall time of the steady window: first steady request scheduled to last one finished."""
+    """Wall time of the steady window: from when each server has been done once to the last request's end."""
     latency: Distribution | None = None
     """From *scheduled* to decoded image in host memory: queueing included."""
     queue: Distribution | None = None
@@ -286,11 +286,14 @@ class Communication(Strict):
     sent_bytes_per_step: int
     """By one rank, counted from what its collectives were given (``bench.runner.traffic``)."""
     kernel_seconds_by_rank: list[float] = Field(default_factory=list)
-    """Of one profiled request, waiting for a slower rank included; empty on CPU, for a probe, and where 1x1
-    was not measured."""
-    share_of_denoise: float | None = None
-    """The least of them, of the rank that waited least, over the median unprofiled denoising of one image;
-    their mean in results of before 2026-11-23 07:00 UTC. What overlaps with computing counts."""
+    """Of one profiled request; empty on CPU, for a probe, and where 1x1 was not measured. NCCL's kernels run
+    from when their rank is ready until all are, so that of the rank that waited least is the fairest."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_share(cls, read: Any) -> Any:
+        """Until 2026-11-23 results held their mean over denoising too."""
+        return {name: value for name, value in read.items() if name != "share_of_denoise"}
 
 
 class Stability(Strict):

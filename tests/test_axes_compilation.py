@@ -214,7 +214,7 @@ def test_what_is_rearranged_paints_the_same_latents(
     for _ in range(2):
         rearranged = session.run(steps=3, latents=True).latents
         assert (rearranged - plain).norm() <= 1e-5 * plain.norm()
-    assert session.notes["inductor-fused"]["modulation"]["transformer"].steps_computed == 3
+    assert session.notes["inductor-fused"]["modulation"]["transformer"].steps_at_once == 3
 
 
 def test_a_batch_of_another_size_has_modulation_of_its_own_and_the_first_finds_its_place_again(
@@ -277,7 +277,31 @@ def test_rearranged_blocks_that_ran_eagerly_are_not_applied(
     FUSED.apply(session)
     session.notes["inductor-fused"]["vae_blocks"][3]._compiled_call_impl = None
     session.run()
-    with pytest.raises(NotApplied, match="1 blocks of the VAE are not compiled"):
+    with pytest.raises(NotApplied, match=r"1 of \d+ blocks of the VAE are not compiled"):
+        FUSED.verify(session)
+
+
+@pytest.mark.parametrize("part", ["rotary_processors", "split_single_blocks", "gelus_in_products"])
+def test_a_part_that_rearranged_nothing_is_not_applied(
+    make_session: Callable[..., Session], only_captured: None, part: str
+) -> None:
+    session = make_session()
+    FUSED.apply(session)
+    session.run()
+    session.notes["inductor-fused"]["parts"][part]["transformer"] = 0
+    with pytest.raises(NotApplied, match=f"'{part}': 0"):
+        FUSED.verify(session)
+
+
+def test_modulation_that_is_computed_step_by_step_is_not_applied(
+    make_session: Callable[..., Session], only_captured: None
+) -> None:
+    session = make_session()
+    FUSED.apply(session)
+    session.run()
+    session.pipe.transformer._forward_pre_hooks.clear()
+    session.notes["inductor-fused"]["modulation"]["transformer"].steps_at_once = 1
+    with pytest.raises(NotApplied, match="of two steps the transformer's modulation was computed for 1"):
         FUSED.verify(session)
 
 

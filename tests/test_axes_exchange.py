@@ -16,6 +16,11 @@ RANKS, BATCH, TOKENS, HEADS, CHANNELS = 2, 2, 3, 4, 5
 """Tokens of one rank."""
 
 
+class Mesh:
+    def get_group(self) -> str:
+        return "the group"
+
+
 def on_every_rank(
     call: Callable[[int, Ulysses], Any], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Any], list[list[Any]]]:
@@ -65,9 +70,13 @@ def test_the_way_back_gives_all_heads_of_own_tokens(monkeypatch: pytest.MonkeyPa
         assert torch.equal(tokens, of_rank(whole, rank))
 
 
-def test_ring_beside_ulysses_is_left_to_diffusers() -> None:
+def test_ulysses_alone_is_ours_and_ring_beside_it_is_left_to_diffusers() -> None:
     from diffusers import ContextParallelConfig, ParallelConfig
 
     both = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2, ring_degree=2))
     ring = ParallelConfig(context_parallel_config=ContextParallelConfig(ring_degree=2))
+    alone = ContextParallelConfig(ulysses_degree=2)
+    alone._ulysses_mesh = Mesh()
+    found = exchange.ulysses_of(ParallelConfig(context_parallel_config=alone))
+    assert found == Ulysses(2, "the group")
     assert exchange.ulysses_of(both) is exchange.ulysses_of(ring) is exchange.ulysses_of(None) is None

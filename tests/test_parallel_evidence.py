@@ -71,6 +71,8 @@ def test_what_each_method_must_call_in_a_step_of_57_blocks() -> None:
     to_all, gather, reduce = evidence.ALL_TO_ALL, evidence.ALL_GATHER, evidence.ALL_REDUCE
     assert evidence.required(Degrees(ulysses=2), 57) == {to_all: 228}
     assert evidence.required(Degrees(ulysses=2, xdit=True), 57) == {to_all: 114}
+    with pytest.raises(NotApplied, match="228 messages in one step, not 114"):
+        evidence._require_no_more("ulysses2", 0, {to_all: {"calls": 228}}, 114)
     assert evidence.required(Degrees(ulysses=2), 57, rearranged=True) == {to_all: 114}
     assert evidence.required(Degrees(ulysses=4, ring=2), 57, rearranged=True) == {to_all: 228, gather: 57}
     assert evidence.required(Degrees(ulysses=4, ring=2), 57) == {to_all: 228, gather: 57}

@@ -251,3 +251,16 @@ def test_the_noise_floor_is_the_reference_but_for_one_exact_change(
 ) -> None:
     row: Row = fake_row(**changes)
     assert quality.is_exact_variant(row) is exact
+
+
+def test_an_exact_option_that_went_wrong_is_no_measure_of_itself(tmp_path: Path) -> None:
+    attempt(tmp_path, 0.0, row="1")
+    attempt(tmp_path, 0.5, 10, row="2", compilation="inductor-fused")
+    attempt(tmp_path, 0.01, 20, row="3", compilation="inductor")
+    outcomes = judged(tmp_path)
+    broken, sound = outcomes["2"].quality, outcomes["3"].quality
+    assert broken is not None
+    assert broken.tier != "lossless"
+    assert [floor.against.row for floor in broken.noise_floor] == ["3"]
+    assert sound is not None
+    assert sound.tier == "lossless", "by the bounds"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
+from bench import check_cell
 from bench.runner import telemetry
 from bench.runner.load import Finished, Served, closed_loop, poisson
 from bench.runner.telemetry import Device, Sample
@@ -114,3 +115,28 @@ def test_the_window_begins_when_each_server_has_been_done_once_so_that_no_round_
     cell = cell_of(Window(2, 1, "closed", served, (), recompiles=0, torch_peak_bytes=()), settled=True)
     assert cell.window_seconds == pytest.approx(6.0)
     assert cell.throughput_images_per_s == pytest.approx(1.0), "one image every two seconds from each"
+
+
+def test_servers_that_are_less_apart_at_the_end_than_at_first_are_no_fault() -> None:
+    def served_by(server: int, finishes: list[float]) -> list[Served[Facts]]:
+        begins = [0.0, *finishes]
+        return [
+            Served(2 * turn + server, server, begun, begun, finished, Facts({"denoise": 1.0}))
+            for turn, (begun, finished) in enumerate(pairwise(begins))
+        ]
+
+    served = served_by(0, [2.0, 4.0, 6.0, 8.0]) + served_by(1, [2.1, 4.07, 6.04, 8.01])
+    in_order = sorted(served, key=lambda request: request.finished)
+    cell = cell_of(Window(2, 1, "closed", in_order, (), recompiles=0, torch_peak_bytes=()), settled=True)
+    assert list(check_cell.faults(cell, None, servers=2)) == []
+    assert [fault for fault in check_cell.faults(cell, None, servers=1) if "window_seconds" in fault]
+
+
+@pytest.mark.parametrize("begun", [0.0, 5.0])
+def test_one_user_of_two_servers_may_find_one_or_both_at_work(begun: float) -> None:
+    """An open loop: the second request arrives before or after the first is done."""
+    times = [(0.0, 2.0), (begun, begun + 2.1), (10.0, 12.0), (15.0, 17.0), (20.0, 22.0)]
+    facts = Facts({"denoise": 1.0})
+    served = [Served(index, 0, begin, begin, end, facts) for index, (begin, end) in enumerate(times)]
+    cell = cell_of(Window(1, 1, "poisson:0.2", served, (), recompiles=0, torch_peak_bytes=()), settled=True)
+    assert not [fault for fault in check_cell.faults(cell, None, servers=2) if "throughput" in fault]

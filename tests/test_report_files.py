@@ -186,7 +186,7 @@ def test_readme_tables_are_renewed_between_their_markers(
     text = readme.read_text()
     assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
     assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
-    assert "| Text-to-Image | lossless | bf16 + inductor | 3.9" in text
+    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 3.9" in text
     assert "old" not in text
     assert command(tree, "--readme", "--check").exit_code == 0
 

@@ -88,15 +88,19 @@ def test_throughput_stands_against_replicas_of_the_same_stack_at_the_same_users(
     assert eager["Over replicas"] == "–", "those replicas are compiled"
 
 
-def test_communication_is_a_share_of_denoising_and_bytes_of_a_step(tmp_path: Path) -> None:
+def test_communication_is_a_share_of_denoising_of_the_rank_that_waited_least(tmp_path: Path) -> None:
     sent = record.Communication(
-        calls_per_step=228, sent_bytes_per_step=1_234_000_000, kernel_seconds_by_rank=[0.3, 0.3],
-        share_of_denoise=0.125,
-    )  # fmt: skip
+        calls_per_step=228, sent_bytes_per_step=1_234_000_000, kernel_seconds_by_rank=[1.8, 0.3]
+    )
     measured(tmp_path, ULYSSES, 2.4, communication=sent)
     _, case = view_of(tmp_path)
     line = line_of(case, "bf16 + ulysses2 + inductor")
-    assert (line["Communication (%)"], line["Sent per step (MB)"]) == ("12", "1234")
+    assert (line["Communication (%)"], line["Sent per step (MB)"]) == ("13", "1234")
+
+
+def test_results_that_hold_a_share_of_old_are_read_without_it() -> None:
+    old = {"calls_per_step": 1, "sent_bytes_per_step": 2, "share_of_denoise": 0.5}
+    assert "share_of_denoise" not in record.Communication.model_validate(old).model_dump()
 
 
 def test_charts_show_both_and_one_gpu_has_neither(tmp_path: Path) -> None:

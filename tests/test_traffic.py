@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import fake_cell, fake_row
+from fakes import fake_row
 
 from bench.axes.parallel.degrees import degrees_of
 from bench.record import Profile
@@ -50,21 +50,17 @@ def profile_with(seconds: float) -> Profile:
     )
 
 
-def test_the_share_is_that_of_the_rank_that_waited_least_in_the_unprofiled_denoising() -> None:
+def test_what_is_sent_and_how_long_its_kernels_ran_is_known_by_rank() -> None:
     row = fake_row(hardware="h200x2", parallel="ulysses2")
     evidence: dict[str, Any] = {
         "by_rank": [{"collectives": seen("_c10d_functional::all_to_all_single", 1000, calls=8)}] * 2
     }
-    cell = fake_cell(1, 1)
-    found = communication(row, evidence, [profile_with(0.2), profile_with(0.4)], cell)
+    found = communication(row, evidence, [profile_with(0.2), profile_with(0.4)])
     assert found is not None
     assert found.calls_per_step == 8
     assert found.sent_bytes_per_step == 500
-    assert found.share_of_denoise == pytest.approx(0.2 / cell.stages["denoise"].p50.value)
-    on_cpu = communication(row, evidence, [], cell)
-    assert on_cpu is not None
-    assert on_cpu.share_of_denoise is None
+    assert found.kernel_seconds_by_rank == [0.2, 0.4]
 
 
 def test_replicas_send_nothing() -> None:
-    assert communication(fake_row(hardware="h200x2", parallel="replicas"), {"ranks": 2}, [], None) is None
+    assert communication(fake_row(hardware="h200x2", parallel="replicas"), {"ranks": 2}, []) is None

@@ -21,9 +21,7 @@ from bench.verdicts import Verdict
 
 FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
 """Quality floor -> whether a stack is above it."""
-FLOOR = Column(
-    "Quality floor", numeric=False, hint="Lossless by its pictures, or by what its options promise"
-)
+FLOOR = Column("Quality floor", numeric=False)
 GPU = Column("GPU", numeric=False)
 MEASURED = Column("Measured", numeric=False)
 
@@ -105,7 +103,8 @@ def table(world: World) -> Table:
 def _entries(best: Best) -> Iterator[Entry]:
     use_case, _, *rest = entries(best.answer.case, best.answer)
     yield use_case
-    yield words(best.floor)
+    promised = best.floor != "any" and best.answer.winner.quality is None and not best.answer.is_reference
+    yield words(best.floor, note="promised by its options" if promised else "")
     # Not marked as stale: the last column says which code measured it.
     yield words(best.answer.stack)
     yield from rest

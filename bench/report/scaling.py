@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench import steady
 from bench.matrix import PLAIN
+from bench.record import Result
 from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
 from bench.report.names import stack
@@ -64,6 +65,16 @@ class Scaled:
         own = self.throughputs()
         both = own.keys() & others.keys()
         return own[max(both)] / others[max(both)] if both else None
+
+
+def communication_share(result: Result) -> float | None:
+    """Of one image's denoising, in the kernels of the rank that waited least; what overlaps with computing
+    counts. None where neither was profiled."""
+    cell = result.cell()
+    if result.communication is None or not result.communication.kernel_seconds_by_rank or cell is None:
+        return None
+    denoise = cell.stages.get("denoise")
+    return min(result.communication.kernel_seconds_by_rank) / denoise.p50.value if denoise else None
 
 
 def p50(measurement: Measurement | None) -> float | None:
@@ -165,8 +176,7 @@ def _line(of: Scaled) -> Line:
     cell, one = of.measurement.cell(), of.own.cell() if of.own else None
     own, best = of.efficiency(of.own), of.efficiency(of.best)
     against, images = of.against_replicas(), of.throughputs()
-    sent = of.measurement.latest.communication
-    share = sent.share_of_denoise if sent else None
+    sent, share = of.measurement.latest.communication, communication_share(of.measurement.latest)
     entries = (
         stack_entry(of.measurement),
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),

@@ -72,6 +72,8 @@ def _rearranged(row: Row, _: str | None) -> str | None:
         return (
             f"{row.compilation} takes linears apart, and knows plain ones and scaledmm-fp8-row: use inductor"
         )
+    if row.vae == "parallel":
+        return f"{row.compilation} compiles the VAE's blocks, and DistVAE puts others there: use inductor"
     degrees = degrees_of(row.parallel)
     if degrees and (degrees.xdit or degrees.tp * degrees.fsdp > 1):
         return (

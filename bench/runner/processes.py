@@ -80,6 +80,8 @@ class Process:
     def ask_where(self) -> None:
         """Have it write its stack, see ``stack``. Its main thread itself is asked: any thread of a stopped
         process may take a signal sent to the process, and faulthandler writes the taker's stack last."""
+        if self.popen.poll() is not None:
+            return
         if sys.platform == "linux":  # the main thread's id is the process's
             ctypes.CDLL(None).tgkill(self.popen.pid, self.popen.pid, signal.SIGUSR1)
         else:

@@ -159,7 +159,7 @@ class Server:
         """From the evidence of the parallel axis, and the profiles where there are any."""
         result = self.diary.result
         evidence = result.effective.get("parallel", {})
-        result.communication = communication(self.job.row, evidence, self.profiles, result.cell())
+        result.communication = communication(self.job.row, evidence, self.profiles)
 
     def save_quality(self) -> None:
         """``fluxbench quality`` computes from the files."""

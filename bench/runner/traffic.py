@@ -1,4 +1,4 @@
-"""What the ranks of a row send each other in one denoising step, and the share of it spent on that. Pure."""
+"""What the ranks of a row send each other in one denoising step, and how long their kernels ran. Pure."""
 
 from __future__ import annotations
 
@@ -7,29 +7,20 @@ from typing import Any
 
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.matrix import Row
-from bench.record import Cell, Communication, Profile
+from bench.record import Communication, Profile
 
 
-def communication(
-    row: Row, evidence: dict[str, Any], profiles: Sequence[Profile], one_image: Cell | None
-) -> Communication | None:
+def communication(row: Row, evidence: dict[str, Any], profiles: Sequence[Profile]) -> Communication | None:
     """None where each rank serves requests of its own, or the option counted no collective. ``evidence`` is
-    that of the parallel axis, ``profiles`` are by rank and empty on a CPU, ``one_image`` is the 1x1 cell.
-
-    NCCL's kernels run from when their rank is ready until all are, so the rank whose kernels ran shortest
-    waited least."""
+    that of the parallel axis, ``profiles`` are by rank and empty on a CPU."""
     degrees = degrees_of(row.parallel)
     by_rank = [each["collectives"] for each in evidence.get("by_rank", []) if "collectives" in each]
     if degrees is None or not by_rank:
         return None
-    seconds = [each.seconds_by_kind.get("communication", 0.0) for each in profiles]
-    denoise = one_image.stages.get("denoise") if one_image else None
-    share = min(seconds) / denoise.p50.value if seconds and denoise else None
     return Communication(
         calls_per_step=max(sum(each["calls"] for each in collectives.values()) for collectives in by_rank),
         sent_bytes_per_step=max(sent_bytes(collectives, degrees) for collectives in by_rank),
-        kernel_seconds_by_rank=seconds,
-        share_of_denoise=share,
+        kernel_seconds_by_rank=[each.seconds_by_kind.get("communication", 0.0) for each in profiles],
     )
 
 

@@ -53,8 +53,9 @@ class Window:
 
     @property
     def begin(self) -> float:
-        """When every server has been done once. Servers begin together, and so are done almost together: a
-        window that began with the first of them would end with the last, and count a round too many."""
+        """When as many requests are done as servers were at work at first. Servers begin together, and so are
+        done almost together: a window that began with the first of them would end with the last, and count a
+        round too many."""
         first = self.served[0].finished
         servers = sum(request.begun < first for request in self.served)
         return self.served[servers - 1].finished

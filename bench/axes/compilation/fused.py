@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from bench.axes.attention.backends import attended
+from bench.axes.attention.backends import attended, processors
 from bench.axes.compilation import graphs, regional
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
@@ -44,6 +44,13 @@ def _rearrange(option: str, session: Session) -> None:
             part: {name: rearrange(module) for name, module in components.items()}
             for part, rearrange in parts.items()
         },
+        "expected": {
+            name: {
+                "rotary_processors": len(processors(module)),
+                "split_single_blocks": len(module.single_transformer_blocks),
+            }
+            for name, module in components.items()
+        },
         "modulation": {name: Modulation(session.pipe, module) for name, module in components.items()},
         "vae_blocks": vae_blocks,
     }
@@ -55,20 +62,34 @@ def _require_rearranged(option: str, session: Session) -> Evidence:
     if notes is None:
         raise NotApplied(f"compilation {option}: nothing was rearranged")
     compiled = regional.require_compiled(option, session)
-    modulation = {}
-    for name, table in notes["modulation"].items():
-        if not table.steps_computed:
-            raise NotApplied(f"compilation {option}: the {name}'s modulation was never computed ahead")
-        modulation[name] = {"norms": table.layers, "steps_at_once": table.steps_computed}
+    parts = notes["parts"]
+    for name, expected in notes["expected"].items():
+        found = {part: counts[name] for part, counts in parts.items()}
+        moved = found["gelus_in_quantisation"] + found["gelus_in_products"]
+        if not moved or any(found[part] != count for part, count in expected.items()):
+            raise NotApplied(f"compilation {option}: of the {name} are rearranged {found}, not {expected}")
     eager = [block for block in notes["vae_blocks"] if not graphs.block_compiled(block)]
-    if eager:
-        raise NotApplied(f"compilation {option}: {len(eager)} blocks of the VAE are not compiled")
+    if eager or not notes["vae_blocks"]:
+        blocks = len(notes["vae_blocks"])
+        raise NotApplied(f"compilation {option}: {len(eager)} of {blocks} blocks of the VAE are not compiled")
     return {
         **compiled,
-        "modulation": modulation,
-        **notes["parts"],
+        "modulation": _require_modulation(option, session, notes["modulation"]),
+        **parts,
         "vae_blocks": len(notes["vae_blocks"]),
     }
+
+
+def _require_modulation(option: str, session: Session, tables: dict[str, Any]) -> Evidence:
+    """Of a request of two steps: one product gave the modulation of both."""
+    session.run(steps=2)
+    for name, table in tables.items():
+        if table.steps_at_once != 2:
+            raise NotApplied(
+                f"compilation {option}: of two steps the {name}'s modulation was computed for"
+                f" {table.steps_at_once} at once"
+            )
+    return {name: {"norms": table.layers} for name, table in tables.items()}
 
 
 def _rearrange_and_capture(option: str, session: Session) -> None:

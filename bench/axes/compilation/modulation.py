@@ -53,7 +53,7 @@ class Modulation:
         self._current: dict[int, torch.Tensor] = {}
         """batch -> the step's row of the table. One place for each batch, for as long as the process lives:
         a captured graph reads it there."""
-        self.steps_computed = 0
+        self.steps_at_once = 0
         """Rows of the last request's table."""
         component.register_forward_pre_hook(self._enter_step, with_kwargs=True)
 
@@ -68,7 +68,7 @@ class Modulation:
         if step == 0:
             timesteps = scheduler.timesteps[first : first + self._pipe.num_timesteps]
             self._table = self._computed(timesteps, inputs)
-            self.steps_computed = len(timesteps)
+            self.steps_at_once = len(timesteps)
         self._place(batch=self._table.shape[1]).copy_(self._table[step])
 
     def _computed(self, timesteps: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

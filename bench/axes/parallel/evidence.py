@@ -51,8 +51,11 @@ def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
     ranks = group.of_all_ranks(mine)
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     rearranged = session.row.compilation in REARRANGED
+    needed = required(degrees, blocks, rearranged=rearranged)
     for rank, found in enumerate(ranks):
-        _require_calls(option, rank, found["collectives"], required(degrees, blocks, rearranged=rearranged))
+        _require_calls(option, rank, found["collectives"], needed)
+        if rearranged and degrees.ulysses > 1 == degrees.ring:
+            _require_no_more(option, rank, found["collectives"], needed[ALL_TO_ALL])
         if degrees.tp > 1 or degrees.fsdp > 1:
             _require_shards(option, rank, found)
     return {"ranks": len(ranks), "by_rank": ranks}
@@ -68,6 +71,16 @@ def _require_calls(
                 f"parallel {option}: rank {rank} called {name} {found} times in one step, not {calls};"
                 f" its profile shows {({n: c['calls'] for n, c in seen.items()}) or 'no collective'}"
             )
+
+
+def _require_no_more(option: str, rank: int, seen: Mapping[str, Mapping[str, int]], exchanges: int) -> None:
+    """diffusers' way of exchanging takes twice as many, and paints the same picture."""
+    found = seen[ALL_TO_ALL]["calls"]
+    if found > exchanges:
+        raise NotApplied(
+            f"parallel {option}: rank {rank} exchanged {found} messages in one step, not {exchanges}:"
+            " queries, keys and values did not travel together"
+        )
 
 
 def _require_shards(option: str, rank: int, found: Mapping[str, int]) -> None:
