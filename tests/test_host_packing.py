@@ -82,9 +82,11 @@ def test_screening_rows_run_side_by_side_beside_their_reference_and_wide_rows_al
     said = campaign(results, [*rows(3), *rows(2, first=5, task="img2img"), wide])
     assert "rows of one GPU run side by side, 3 at once" in said
     assert at_once(results) > 1, "three where the machine is not busy with other things"
-    *narrow, last = in_order(results)
-    assert (last.parent.parent.name, gpus_of(last)) == ("row-0009", "GPU-0,GPU-1")
-    assert all(spans(results)[folder][1] <= spans(results)[last][0] for folder in narrow)
+    *narrow, alone, closing = in_order(results)
+    assert (alone.parent.parent.name, gpus_of(alone)) == ("row-0009", "GPU-0,GPU-1")
+    assert all(spans(results)[folder][1] <= spans(results)[alone][0] for folder in narrow)
+    assert closing.parent.parent.name == "row-0001", "wide rows stand between references of one such GPU"
+    assert spans(results)[alone][1] <= spans(results)[closing][0]
     ran: dict[str, list[str]] = {}
     for folder in narrow:
         before = ran.setdefault(gpus_of(folder), [])
