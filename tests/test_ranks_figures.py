@@ -117,6 +117,15 @@ def test_the_window_begins_when_each_server_has_been_done_once_so_that_no_round_
     assert cell.throughput_images_per_s == pytest.approx(1.0), "one image every two seconds from each"
 
 
+def test_two_that_are_done_together_may_be_heard_of_in_either_order() -> None:
+    times = [(0, 2.001), (0, 2.0), (2.0, 4.0), (2.001, 4.1), (4.0, 6.0), (4.1, 6.1), (6.1, 8.001), (6.0, 8.0)]
+    facts = Facts({"denoise": 1.0})
+    served = [Served(index, 0, begin, begin, end, facts) for index, (begin, end) in enumerate(times)]
+    cell = cell_of(Window(2, 1, "closed", served, (), recompiles=0, torch_peak_bytes=()), settled=True)
+    assert cell.window_seconds == pytest.approx(6.0)
+    assert list(check_cell.faults(cell, None, servers=2)) == []
+
+
 def test_servers_that_are_less_apart_at_the_end_than_at_first_are_no_fault() -> None:
     def served_by(server: int, finishes: list[float]) -> list[Served[Facts]]:
         begins = [0.0, *finishes]

@@ -36,7 +36,8 @@ class Window:
     images: int
     load: str
     served: Sequence[Served[Facts]]
-    """In the order in which they were done."""
+    """In the order in which word of them came: of two that were done together, on two servers, the later may
+    be first."""
     devices: Sequence[Device]
     recompiles: int
     torch_peak_bytes: Sequence[tuple[int, int]]
@@ -56,13 +57,13 @@ class Window:
         """When as many requests are done as servers were at work at first. Servers begin together, and so are
         done almost together: a window that began with the first of them would end with the last, and count a
         round too many."""
-        first = self.served[0].finished
-        servers = sum(request.begun < first for request in self.served)
-        return self.served[servers - 1].finished
+        finished = sorted(request.finished for request in self.served)
+        servers = sum(request.begun < finished[0] for request in self.served)
+        return finished[servers - 1]
 
     @property
     def end(self) -> float:
-        return self.steady[-1].finished
+        return max(request.finished for request in self.served)
 
 
 def cell_of(window: Window, settled: bool) -> record.Cell:
