@@ -6,7 +6,8 @@
 #   docker/engine.sh stop
 #
 # Debian's stable engine is too old for `build --check` and named build contexts, so testing's is unpacked (not
-# installed) into the engine's own folder, a registry to publish to beside it; runc, tini, iptables and mmdebstrap come from the running release.
+# installed) into the engine's own folder, a registry to publish to beside it; runc, tini, iptables and mmdebstrap
+# come from the running release.
 # A do-nothing nvidia-container-runtime-hook on the daemon's PATH makes the real `--gpus` path testable without
 # a GPU: the daemon accepts it and sets NVIDIA_VISIBLE_DEVICES.
 set -euo pipefail
@@ -64,6 +65,8 @@ stop() {
     pid=$(cat "$engine/dockerd.pid")
     kill "$pid" 2>/dev/null || true
     for _ in $(seq 60); do kill -0 "$pid" 2>/dev/null && sleep 0.5 || break; done
+    # With live-restore the daemon leaves its data mounted on itself, and the folder could not be removed.
+    umount "$engine/data" 2>/dev/null || true
 }
 
 # Debian with Python; this machine's certificates, and its wheel of torch without CUDA where it has one, so that
