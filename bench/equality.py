@@ -39,16 +39,18 @@ ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "n
 
 
 def cases(hardware: str, ranks: int) -> Iterator[Case]:
-    """Each method of so many ranks that this hardware has, then what works on top of Ulysses: the parallel
-    VAE, and blocks rearranged, which exchange tokens in their own way."""
+    """Each method of so many ranks that this hardware has; the parallel VAE on top of Ulysses; blocks
+    rearranged, which under Ulysses exchange tokens in their own way."""
     for id, option in AXES["parallel"].items():
         degrees = degrees_of(id)
         if degrees and degrees.ranks == ranks and not (hardware == "cpu" and option.needs_gpu):
             for cache in CACHES if not degrees.xdit else CACHES[:1]:
                 yield from _of_use_cases(hardware, "parallel", _stack(id, degrees) | {"cache": cache})
-    ulysses = {"parallel": f"ulysses{ranks}"}
-    yield from _of_use_cases(hardware, "vae", ulysses | {"vae": "parallel"})
-    yield from _of_use_cases(hardware, "parallel", ulysses | {"compilation": "inductor-fused"})
+    yield from _of_use_cases(hardware, "vae", {"parallel": f"ulysses{ranks}", "vae": "parallel"})
+    for id, degrees in ((id, degrees_of(id)) for id in (f"ulysses{ranks}", f"ring{ranks}")):
+        if degrees:
+            rearranged = _stack(id, degrees) | {"compilation": "inductor-fused"}
+            yield from _of_use_cases(hardware, "parallel", rearranged)
 
 
 def _stack(option: str, degrees: Degrees) -> dict[str, str]:
