@@ -111,6 +111,7 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
         lambda d: cell(d).update(window_seconds=float("nan")),
         "window_seconds: Input should be a finite",
     ),
+    "what is no record": (lambda d: d.update(communication=[]), "communication: Input should be"),
     "an unknown field": (lambda d: d.update(note="looks fine"), "note: Extra inputs are not permitted"),
     "a missing field": (lambda d: d.pop("fingerprint"), "fingerprint: Field required"),
     "a cell twice": (lambda d: d["cells"].append(d["cells"][0]), "cells: one stands twice"),
