@@ -39,6 +39,7 @@ PHASES = {
 
 GPUS = ("a100x1", "h100x1")
 HARDWARE = (*GPUS, "cpu")
+NODE_GPUS = tuple(dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES))
 WORKLOADS = {"cpu": ("tiny", 128, 28)}
 """hardware -> (model, size, steps) where it is not the usual one."""
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
@@ -94,7 +95,7 @@ def declared() -> Iterator[Declared]:
     yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
     yield from _alone((*product(GPUS, GPU_LAYERS), *product(["cpu"], CPU_LAYERS)))
     yield from _combined(COMBINATIONS)
-    for gpu in dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES):
+    for gpu in NODE_GPUS:
         yield from _one_gpu(gpu)
         for hardware, count in several_gpus.NODES.items():
             if hardware.startswith(gpu):
@@ -123,7 +124,7 @@ def _node(hardware: str, count: int) -> Iterator[Declared]:
 
 def _rearranged_on_nodes() -> Iterator[Declared]:
     """At both sizes of txt2img; FP8 at the usual one, as before."""
-    for gpu in dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES):
+    for gpu in NODE_GPUS:
         for size in (None, several_gpus.LARGE):
             if size or f"{gpu}x1" not in GPUS:
                 place = _place(f"{gpu}x1", TEXT_TO_IMAGE, size=size)

@@ -137,17 +137,18 @@ def against(row: Row, result: record.Result) -> Against:
 
 def is_exact_variant(row: Row) -> bool:
     """Whether the row is the reference but for one change that keeps the arithmetic."""
-    return len(_changed(row)) == 1 and keeps_the_arithmetic(row)
+    return len(changes(row)) == 1 and keeps_the_arithmetic(row)
 
 
 def keeps_the_arithmetic(row: Row) -> bool:
     """Whether every option is the reference's or another way to compute just what that computes."""
     # A result may hold an option of another version of the bench.
-    known = [AXES[axis].get(option) for axis, option in _changed(row)]
+    known = [AXES[axis].get(option) for axis, option in changes(row)]
     return all(option is not None and option.exact for option in known)
 
 
-def _changed(row: Row) -> list[tuple[str, str]]:
+def changes(row: Row) -> list[tuple[str, str]]:
+    """(axis, option) of all that is not the reference's."""
     return [(axis, option) for axis, option in row.stack.items() if option != REFERENCE[axis]]
 
 

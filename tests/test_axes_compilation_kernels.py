@@ -121,7 +121,8 @@ def test_norm_and_rotary_embedding_say_what_they_return() -> None:
     streams = [torch.randn(2, tokens, 4 * 8, dtype=torch.bfloat16) for tokens in (3, 5)]
     weights = [torch.rand(8, dtype=torch.bfloat16) for _ in streams]
     inputs = (streams, weights, 1e-6, *torch.rand(2, 8, 8))
-    torch.library.opcheck(rms_norm_rotary, inputs, test_utils=("test_schema", "test_faketensor"))
+    checked = torch.library.opcheck(rms_norm_rotary, inputs, test_utils=("test_schema", "test_faketensor"))
+    assert set(checked.values()) == {"SUCCESS"}
 
 
 def test_a_gelu_goes_into_the_quantisation_after_it_else_into_the_plain_product_before_it() -> None:

@@ -45,13 +45,12 @@ STACK = Column("Stack", numeric=False, hint="What differs from plain eager execu
 
 def scope(section: Section) -> str:
     """What every caption says: whose numbers these are."""
-    parts = (
-        names.hardware(section.hardware),
-        f"{section.weights} weights",
-        section.workload,
-        section.machine,
-    )
-    return " · ".join(parts)
+    return f"{any_machine(section)} · {section.machine}"
+
+
+def any_machine(section: Section) -> str:
+    """The same of all machines with this hardware."""
+    return " · ".join((names.hardware(section.hardware), f"{section.weights} weights", section.workload))
 
 
 # --- The Basic Performance Matrix --------------------------------------------------------------------

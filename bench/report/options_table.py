@@ -10,6 +10,7 @@ from bench.axes import AXES, EVIDENCE
 from bench.axes.option import Option
 from bench.images import IMAGES
 from bench.matrix import PLAIN, REFERENCE
+from bench.quality import changes
 from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
@@ -133,7 +134,7 @@ def combinations(report: Report) -> Table:
     best: dict[tuple[str, ...], Beside] = {}
     for beside in _beside(report):
         row = beside.measurement.row
-        if sum(row.stack[axis] != option for axis, option in REFERENCE.items()) > 1:
+        if len(changes(row)) > 1:
             known = best.get(row.identity)
             best[row.identity] = max(filter(None, (known, beside)), key=lambda each: each.weight)
     ordered = sorted(best.values(), key=lambda beside: stats.median(beside.cell.latency.raw))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from bench.report import names
 from bench.report.answers import COLUMNS, Answer, answer, entries
 from bench.report.groups import UseCase, is_lossless
+from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Column, Entry, Line, Table, words
@@ -47,13 +49,7 @@ class World:
 
     views: tuple[SectionView, ...]
 
-    @property
-    def scope(self) -> str:
-        section = self.views[0].section
-        parts = (names.hardware(section.hardware), f"{section.weights} weights", section.workload)
-        return " · ".join(parts)
-
-    @property
+    @cached_property
     def bests(self) -> tuple[Best, ...]:
         cases = {view.case.slug: view.case for section in self.views for view in section.cases}
         ordered = sorted(cases.values(), key=lambda case: names.use_case_order((case.task, case.control)))
@@ -97,7 +93,7 @@ def _rank(best: Best) -> tuple[bool, float, float]:
 def table(world: World) -> Table:
     lines = tuple(Line(tuple(_entries(best))) for best in world.bests)
     columns = (COLUMNS[0], FLOOR, *COLUMNS[1:], GPU, MEASURED)
-    return Table("Fastest stack of each use case", world.scope, columns, lines)
+    return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)
 
 
 def _entries(best: Best) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bench.axes.compilation.fused import REARRANGED
+from bench.axes.compilation.graphs import REARRANGED
 from bench.axes.parallel.degrees import degrees_of
 from bench.images import image_of
 from bench.matrix import PLAIN, Row

@@ -16,8 +16,6 @@ from bench.axes.attention.backends import attended, processors
 from bench.axes.compilation import graphs, regional
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
-REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
-"""Options whose blocks are taken apart first."""
 REPLAYED = ("text_encoder", "text_encoder_2", "transformer")
 """Components whose launches are a large part of their time."""
 

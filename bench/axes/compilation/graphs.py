@@ -9,6 +9,8 @@ from typing import Any
 from bench.axes.attention.backends import attended
 from bench.axes.option import Evidence, Session, Unavailable
 
+REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
+"""Options whose blocks are taken apart first (``fused``)."""
 RECOMPILE_LIMIT = 64
 """Static shapes x two kinds of block x (transformer, ControlNet) x batch sizes pass torch's default of 8, and
 with ``fullgraph=True`` that is an error."""

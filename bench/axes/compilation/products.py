@@ -7,8 +7,8 @@
   has to be laid side by side first.
 
 Equal to diffusers' blocks (0.42.1) but for rounding: of that one sum, of GELU, and of fp8, where attention
-and MLP now have scales of their own. Imports torch: only ``fused``
-imports this module, and only when it is applied.
+and MLP now have scales of their own. Imports torch: only ``fused`` imports this module, and only when it is
+applied.
 """
 
 from __future__ import annotations

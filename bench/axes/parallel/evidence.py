@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench.axes.compilation import graphs
-from bench.axes.compilation.fused import REARRANGED
 from bench.axes.option import Evidence, NotApplied, Session
 from bench.axes.parallel import group
 from bench.axes.parallel.degrees import Degrees
@@ -24,7 +23,7 @@ GATHER_WEIGHTS = "c10d::_allgather_base_"
 
 def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict[str, int]:
     """Operation -> its calls in one step of a transformer of so many blocks, at the least."""
-    together = degrees.xdit or (rearranged and degrees.ring == 1)
+    together = degrees.xdit or _in_one_message(degrees, rearranged)
     exchanges = 2 if together else 4  # queries, keys and values; the result
     return {
         name: calls * blocks
@@ -36,6 +35,11 @@ def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict
         )
         if needed
     }
+
+
+def _in_one_message(degrees: Degrees, rearranged: bool) -> bool:
+    """Whether it is our own exchange that takes place: see ``exchange.ulysses_of``."""
+    return rearranged and degrees.ulysses > 1 and degrees.ring == 1
 
 
 def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
@@ -50,11 +54,11 @@ def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
     }
     ranks = group.of_all_ranks(mine)
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
-    rearranged = session.row.compilation in REARRANGED
+    rearranged = session.row.compilation in graphs.REARRANGED
     needed = required(degrees, blocks, rearranged=rearranged)
     for rank, found in enumerate(ranks):
         _require_calls(option, rank, found["collectives"], needed)
-        if rearranged and degrees.ulysses > 1 == degrees.ring:
+        if _in_one_message(degrees, rearranged):
             _require_no_more(option, rank, found["collectives"], needed[ALL_TO_ALL])
         if degrees.tp > 1 or degrees.fsdp > 1:
             _require_shards(option, rank, found)
