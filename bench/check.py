@@ -66,10 +66,21 @@ def result_faults(result: Result) -> Iterator[str]:
             yield f"{place}.{sentence}"
         if cell.gpus and [gpu.uuid for gpu in cell.gpus] != uuids:
             yield f"{place}.gpus: they are not the GPUs of environment.gpus"
+    yield from _agreement_faults(result)
     yield from _status_faults(result)
     yield from _cost_faults(result)
     if not _in_utc(result.started_at):
         yield f"started_at: {result.started_at!r} is not a time in UTC"
+
+
+def _agreement_faults(result: Result) -> Iterator[str]:
+    found = result.agreement
+    if found is None or HAS_NUMBERS.isdisjoint(cell.status.code for cell in result.cells):
+        return
+    for name in ("latent_relative_error", "image_relative_error"):
+        error = getattr(found, name)
+        if error is not None and error > found.tolerance:
+            yield f"agreement.{name}: {error} is over {found.tolerance}, but cells have numbers"
 
 
 def _status_faults(result: Result) -> Iterator[str]:

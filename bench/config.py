@@ -162,6 +162,17 @@ RANKS = RanksRule()
 
 
 @dataclass(frozen=True)
+class AgreementRule:
+    """How ranks are held against one GPU (``bench.runner.agreement``)."""
+
+    steps: int = 4
+    """Of a method that is exact; an approximate one is held against a whole request."""
+
+
+AGREEMENT = AgreementRule()
+
+
+@dataclass(frozen=True)
 class LinkRule:
     """When a link between two GPUs is far below its kind."""
 

@@ -298,6 +298,18 @@ class Communication(Strict):
         return {name: value for name, value in read.items() if name != "share_of_denoise"}
 
 
+class Agreement(Strict):
+    """Of what the ranks paint together with what one of them paints alone (``bench.runner.agreement``): the
+    norm of the difference over one's own, of the rank where it is largest."""
+
+    steps: int
+    latent_relative_error: float
+    image_relative_error: float | None = None
+    """Of the decoded pictures, where ranks share the VAE."""
+    tolerance: float
+    """Of either; over it the row is ``invalid_output``."""
+
+
 class Stability(Strict):
     drift_percent: float | None = None
     """Median service time of the last third of the 1x1 window against its first third."""
@@ -355,6 +367,8 @@ class Result(Strict):
     profile: Profile | None = None
     """None on CPU, for a probe, and where 1x1 was not measured."""
     communication: Communication | None = None
+    agreement: Agreement | None = None
+    """None where no ranks share a request, and where one GPU alone ran out of memory."""
     anomalies: list[Anomaly] = Field(default_factory=list)
     """What was odd about the machine rather than about one cell."""
     stability: Stability | None = None

@@ -111,6 +111,10 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
         lambda d: cell(d).update(window_seconds=float("nan")),
         "window_seconds: Input should be a finite",
     ),
+    "ranks that disagree": (
+        lambda d: d.update(agreement={"steps": 4, "latent_relative_error": 0.5, "tolerance": 0.04}),
+        "agreement.latent_relative_error: 0.5 is over 0.04",
+    ),
     "what is no record": (lambda d: d.update(communication=[]), "communication: Input should be"),
     "an unknown field": (lambda d: d.update(note="looks fine"), "note: Extra inputs are not permitted"),
     "a missing field": (lambda d: d.pop("fingerprint"), "fingerprint: Field required"),

@@ -84,6 +84,17 @@ def test_ranks_that_hold_other_weights_never_measure(server: WarmServer, tmp_pat
     assert all(cell.latency is None for cell in result.cells)
 
 
+def test_ranks_that_agree_on_another_picture_than_one_process_paints_have_no_number(
+    server: WarmServer, tmp_path: Path
+) -> None:
+    result = ended(server, tmp_path, "wrong@sharing")
+    assert result.status.code is Code.INVALID_OUTPUT
+    assert "the latents of 2 ranks together are" in result.status.reason
+    assert result.agreement is not None
+    assert result.agreement.latent_relative_error > result.agreement.tolerance
+    assert codes(result) == {"1x1": "invalid_output", "1x2": "invalid_output"}
+
+
 def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer, tmp_path: Path) -> None:
     executor = WarmExecutor(server, FAULT="memory@request x2 on rank 1")
     campaign(tmp_path, executor, row=REPLICAS, cells=((1, 1), (1, 2), (4, 1)))

@@ -13,7 +13,7 @@ from fakes import fake_row
 from test_failures import campaign, only_result
 from warm_runner import WarmExecutor, WarmServer
 
-from bench import check, layout
+from bench import check, correctness, layout
 from bench.host import docker
 from bench.matrix import Row
 from bench.record import Code, Result
@@ -52,6 +52,9 @@ def test_ranks_that_share_a_request_make_one_picture_and_one_result(
     assert sent.calls_per_step >= 16, "four all-to-alls in each of four blocks"
     assert sent.sent_bytes_per_step > 0
     assert sent.kernel_seconds_by_rank == [], "no kernels are timed on a CPU"
+    assert result.agreement is not None
+    assert result.agreement.latent_relative_error < correctness.EQUAL
+    assert result.agreement.image_relative_error is None, "the VAE is not shared out"
     (folder,) = layout.attempts(tmp_path)
     assert len(list((folder / layout.IMAGES).glob("*.png"))) == 2
     assert [(folder / layout.rank_log(rank)).exists() for rank in range(2)] == [True, True]
@@ -67,6 +70,7 @@ def test_replicas_share_one_queue_and_each_serves_its_part(server: WarmServer, t
     assert crowd.window_seconds is not None
     assert sum(crowd.service.raw) > crowd.window_seconds, "two requests were served at once"
     assert result.communication is None
+    assert result.agreement is None, "each paints its own"
     (folder,) = layout.attempts(tmp_path)
     lines = [json.loads(line) for line in (folder / layout.REQUESTS).read_text().splitlines()]
     lines = [line for line in lines if line["cell"] == "4x1"]

@@ -29,8 +29,8 @@ def measured(
     cells = [fake_cell(1, 1, median_seconds=seconds)]
     for users, rate in (images_per_s or {}).items():
         cells.append(fake_cell(users, 1).model_copy(update={"throughput_images_per_s": rate}))
-    communication = more.pop("communication", None)
-    made = fake_result(row, cells=cells, **more).model_copy(update={"communication": communication})
+    kept = {name: more.pop(name, None) for name in ("communication", "agreement")}
+    made = fake_result(row, cells=cells, **more).model_copy(update=kept)
     write_attempt(results, made)
 
 
@@ -96,6 +96,18 @@ def test_communication_is_a_share_of_denoising_of_the_rank_that_waited_least(tmp
     _, case = view_of(tmp_path)
     line = line_of(case, "bf16 + ulysses2 + inductor")
     assert (line["Communication (%)"], line["Sent per step (MB)"]) == ("13", "1234")
+
+
+def test_how_far_the_picture_of_several_is_from_that_of_one_stands_beside_their_speed(tmp_path: Path) -> None:
+    painted = record.Agreement(steps=4, latent_relative_error=0.0042, tolerance=0.04)
+    measured(tmp_path, ULYSSES, 2.4, agreement=painted)
+    measured(tmp_path, EAGER, 4.0, agreement=painted.model_copy(update={"image_relative_error": 0.011}))
+    measured(tmp_path, REPLICAS, 3.8)
+    _, case = view_of(tmp_path)
+    column = "Apart from one GPU"
+    assert line_of(case, "bf16 + ulysses2 + inductor")[column] == "0.004"
+    assert line_of(case, "bf16 + ulysses2")[column] == "0.004 / 0.01"
+    assert line_of(case, "bf16 + replicas + inductor")[column] == "–"
 
 
 def test_results_that_hold_a_share_of_old_are_read_without_it() -> None:

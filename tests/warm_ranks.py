@@ -112,6 +112,19 @@ def plant_on_rank(what: str, images: int, number: str, strike: Callable[[str], N
     tasks.generate = broken
 
 
+def plant_wrong_sharing() -> None:
+    """Shared out, the transformer predicts another thing than it did alone; the same thing on every rank."""
+    from bench.axes.parallel import native
+
+    share_tokens = native.share_tokens
+
+    def sharing(session: Any, **degrees: int) -> None:
+        share_tokens(session, **degrees)
+        session.pipe.transformer.proj_out.weight.data.mul_(1.1)
+
+    native.share_tokens = sharing
+
+
 def plant_other_weights(number: str) -> None:
     """This rank's transformer is not the others'."""
     from bench.runner import models

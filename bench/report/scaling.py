@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench import steady
 from bench.matrix import PLAIN
-from bench.record import Result
+from bench.record import Agreement, Result
 from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
 from bench.report.names import stack
@@ -160,6 +160,11 @@ COLUMNS = (
     Column("Speed-up", hint="Of one request, over the same stack on one of these GPUs"),
     Column("Efficiency (%)", hint="T1 / (N × TN), T1 of the same stack on one of these GPUs"),
     Column("Efficiency over the fastest (%)", hint="T1 of the fastest lossless stack on one of these GPUs"),
+    Column(
+        "Apart from one GPU",
+        hint="Relative error of what all paint against what one paints: of the latents and, where the VAE is"
+        " shared, of the pictures",
+    ),
     Column("Communication (%)", hint="Its kernels' seconds over denoising's, of the rank that waited least"),
     Column("Sent per step (MB)", hint="By one GPU in one denoising step, counted from its collectives"),
     Column("Images/s, users = N", hint="One image a request"),
@@ -184,6 +189,7 @@ def _line(of: Scaled) -> Line:
         figure(of.speedup(of.own), ratio(of.speedup(of.own))),
         figure(own, _percent(own)),
         figure(best, _percent(best), note=f"T1 of {stack(of.best.row)}" if of.best and best else ""),
+        agreement_entry(of.measurement.latest.agreement),
         figure(share, _percent(share)),
         figure(sent.sent_bytes_per_step / MB if sent else None),
         figure(images.get(of.gpus)),
@@ -191,6 +197,17 @@ def _line(of: Scaled) -> Line:
         figure(against, ratio(against)),
     )
     return Line(entries)
+
+
+def agreement_entry(found: Agreement | None) -> Entry:
+    if found is None:
+        return Entry(MISSING)
+    errors = [e for e in (found.latent_relative_error, found.image_relative_error) if e is not None]
+    return Entry(
+        " / ".join(f"{error:.1g}" for error in errors),
+        sort=max(errors),
+        note=f"after {found.steps} steps; at most {found.tolerance:g} is what the options declare",
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -16,6 +16,7 @@ from bench.host.gpus import GpuError
 from bench.matrix import Row
 from bench.record import Anomaly, Code, Status
 from bench.runner import telemetry
+from bench.runner.agreement import Disagrees
 from bench.runner.environment import NotIdle
 from bench.runner.links import SlowLink, p2p_disabled
 from bench.runner.outputs import InvalidOutput
@@ -67,7 +68,7 @@ def status_of(error: BaseException) -> Status:
 
 def ends_row(error: Exception) -> bool:
     """Whether what went wrong in one cell would go wrong in every other."""
-    return isinstance(error, (NotApplied, Unavailable, SlowLink, RankLost)) or _is_disk(error)
+    return isinstance(error, (NotApplied, Unavailable, SlowLink, RankLost, Disagrees)) or _is_disk(error)
 
 
 def _meaning(error: BaseException) -> tuple[Code, str]:
@@ -81,14 +82,14 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
         return Code.INVALID_OUTPUT, ""
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return Code.INTERRUPTED, "finished cells are kept; the same command goes on from here"
-    if _is_memory(error):
+    if is_memory(error):
         return Code.OOM, ""
     if _is_disk(error):
         return Code.INFRA, "make room or mend the disk and run the row again"
     return Code.CRASHED, "log.txt holds the whole traceback"
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_memory(error: BaseException) -> bool:
     """``torch.OutOfMemoryError`` is a RuntimeError like the CPU allocator's and cuBLAS's, and only the text
     tells them from a real bug; so torch need not be imported to ask."""
     if isinstance(error, MemoryError):

@@ -19,10 +19,12 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.runner import judge
+from bench.runner import agreement, judge
+from bench.runner.agreement import Apart, apart
 from bench.runner.clock import synchronise
 from bench.runner.links import Measured, exchange
 from bench.runner.messages import LOCALHOST, Done, Failed, Place, Sketch
+from bench.runner.outputs import Output
 from bench.runner.worker import Loaded, Worker
 
 PEER_WORDS = ("closed by peer", "reset by peer", "Broken pipe", "third_party/gloo", "Timed out waiting")
@@ -35,6 +37,8 @@ class RankWorker(Worker):
         self.place = place
         self._control: Any = None
         """A gloo group, on which ranks wait for each other before they begin a request."""
+        self._alone: Output | None = None
+        """What this rank painted before its work was shared out."""
 
     def prepare(self) -> dict[str, str | None]:
         """As a worker does, and joins the others: the default group exists before anything is loaded."""
@@ -73,6 +77,25 @@ class RankWorker(Worker):
         measured = exchange(self.place.rank, self.place.ranks, self.device)
         self.free_memory()
         return measured
+
+    def paint_alone(self, images: int) -> None:
+        """Where one GPU has not the memory that several have together, nothing is kept."""
+        try:
+            self._alone = self._painted(images)
+        except RuntimeError as error:
+            if not judge.is_memory(error):
+                raise
+            logging.warning("alone it runs out of memory: nothing to hold the ranks against", exc_info=error)
+        self.free_memory()
+
+    def apart_from_alone(self, images: int) -> tuple[int, Apart] | None:
+        """(steps, how far the ranks together are from this one alone)"""
+        alone, self._alone = self._alone, None
+        return None if alone is None else (alone.steps, apart(self._painted(images), alone))
+
+    def _painted(self, images: int) -> Output:
+        painted: Output = self.profiled(images, steps=agreement.steps(self.row), latents=True)
+        return painted
 
     def answer(self, images: int, index: int) -> Done:
         """One request: begun together with the others where all compute it."""

@@ -24,6 +24,7 @@ from types import TracebackType
 
 from bench import config, layout, record
 from bench.axes.option import Evidence
+from bench.runner import agreement
 from bench.runner.job import Job
 from bench.runner.judge import RequestFailed
 from bench.runner.links import Measured
@@ -115,6 +116,18 @@ class Ranks:
         """Every rank's options left evidence, or this raises; rank 0's is kept."""
         found: list[dict[str, Evidence]] = self.processes.ask("verify", images)
         return found[0]
+
+    def paint_alone(self, images: int) -> None:
+        """Each keeps what it paints before its work is shared out."""
+        self.processes.ask("paint_alone", images)
+
+    def agreement(self, images: int) -> record.Agreement | None:
+        if self.apart:
+            return None
+        found = self.processes.ask("apart_from_alone", images)
+        if None in found:  # memory is alike on all: then it is none of them
+            return None
+        return agreement.agreement(self.job.row, found[0][0], [apart for _, apart in found])
 
     def lanes(self, images: int) -> Lanes[Facts]:
         return Apart(self, images) if self.apart else Together(self, images)

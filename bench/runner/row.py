@@ -1,13 +1,15 @@
 """The life of a row, to be read from top to bottom.
 
     idle -> imports -> load -> quantise -> apply -> warm-up -> cells -> profile -> quality -> result.json
-                                                    |
-                                                    verify
+                                             |      |
+                                             alone  verify
+                                             share
 
 Each name is a phase with a time of its own; nothing is pooled. ``verify`` stands inside the first warm-up,
 after the requests that every budget pays for: evidence such as compiled graphs exists only once a request
 has run, the warm-up that follows wipes out what a profile disturbed, and an option that did not take part
-ends the row before a paid minute of measuring.
+ends the row before a paid minute of measuring. Several GPUs that share a request are held against one of
+them: one paints ``alone``, ``share`` applies what makes them several, and ``verify`` paints again.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from bench.host.gpus import Gpu, candidates, inventory, misfit
 from bench.matrix import Row
 from bench.record import Code, Status
 from bench.runner import environment, judge, links
+from bench.runner.agreement import LATER
 from bench.runner.diary import RUNNING, Diary
 from bench.runner.job import Job
 from bench.runner.ranks import Ranks
@@ -107,8 +110,14 @@ def serving(job: Job, diary: Diary) -> Iterator[Server]:
             result.weights, result.manifest_sha256, _ = engine.load()
         with diary.phase("quantise"):
             engine.apply([axis for axis in AXES if axis in QUANTISING])
+        shared = isinstance(engine, Ranks) and not engine.apart
         with diary.phase("apply"):
-            engine.apply([axis for axis in AXES if axis not in QUANTISING])
+            engine.apply([axis for axis in AXES if axis not in QUANTISING and not (shared and axis in LATER)])
+        if isinstance(engine, Ranks) and shared:
+            with diary.phase("alone"):
+                engine.paint_alone(job.cells[0][1])
+            with diary.phase("share"):
+                engine.apply(LATER)
         yield Server(job, diary, engine, sampling, devices)
 
 

@@ -10,7 +10,7 @@ import logging
 import time
 
 from bench import config, layout, record, steady
-from bench.runner import judge
+from bench.runner import agreement, judge
 from bench.runner.diary import Diary
 from bench.runner.job import Job
 from bench.runner.load import Served
@@ -66,6 +66,7 @@ class Server:
         if not self.diary.result.effective:
             with self.diary.phase("verify"):
                 self.diary.result.effective = self.engine.verify(images)
+                self._agree(images)
         settle = self.job.budget.settle
         rule = config.WARMUP if self.engine.device == "cuda" else config.CPU_WARMUP
         with self.diary.phase(phase):
@@ -80,6 +81,13 @@ class Server:
         )
         if self.diary.result.warmup is None:
             self.diary.result.warmup = self.warmups[images]
+
+    def _agree(self, images: int) -> None:
+        """The figures are kept also of ranks that paint another picture."""
+        found = self.engine.agreement(images)
+        self.diary.result.agreement = found
+        if found is not None:
+            agreement.require(self.job.row, found)
 
     def _measured(self, users: int, images: int) -> record.Cell:
         """A window that heat or hardware slowed down is discarded once, after a pause."""

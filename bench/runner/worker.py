@@ -72,6 +72,10 @@ class Engine(Protocol):
     def verify(self, images: int) -> dict[str, Evidence]:
         """Raises NotApplied for the first option that left no evidence."""
 
+    def agreement(self, images: int) -> record.Agreement | None:
+        """Of one process alone with all together; None where nothing is shared out or one alone has not the
+        memory."""
+
     def lanes(self, images: int) -> Lanes[Facts]: ...
 
     def free_memory(self) -> None:
@@ -147,6 +151,9 @@ class Worker:
     def verify(self, images: int) -> dict[str, Evidence]:
         self.session.run = partial(self.profiled, images=images)
         return {axis: AXES[axis][option].verify(self.session) for axis, option in self.row.stack.items()}
+
+    def agreement(self, images: int) -> record.Agreement | None:
+        return None
 
     def profile(self) -> list[record.Profile]:
         return [profile(self.profiled)]
