@@ -61,14 +61,15 @@ def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row
             yield axis, option, next((row for row in tried if not refusals(row)), tried[-1])
 
 
-def compare(axis: str, option: str, row: Row) -> Compared:
+def compare(case: Case) -> Compared:
+    axis, _, row = case
     errors: list[float] = []
     ended: tryout.Ended
     if refused := refusals(row):
         ended, reason = "refused", f"{refused[0].name}: {refused[0].reason}"
     else:
         ended, reason = tryout.attempt(lambda: errors.append(_error(axis, row)))
-    return compared((axis, option, row), ended, reason, errors[0] if errors else None)
+    return compared(case, ended, reason, errors[0] if errors else None)
 
 
 def compared(case: Case, ended: tryout.Ended, reason: str = "", error: float | None = None) -> Compared:

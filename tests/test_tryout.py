@@ -15,6 +15,7 @@ from bench import correctness, covering, tryout
 from bench.axes import AXES
 from bench.axes.option import NotApplied, Option, Session
 from bench.commands.tryout import construct
+from bench.commands.tryout import correctness as correctness_command
 from bench.matrix import BASELINE, PLAIN, TASKS, Row
 from bench.rules import refusals
 from bench.tryout_report import Constructed, axes, rows
@@ -144,6 +145,23 @@ def test_a_list_of_another_machine_or_of_other_packages_is_not_begun_anew(
     assert out.read_text() == before
 
 
+def test_a_comparison_of_nothing_that_exists_is_bad_input() -> None:
+    result = CliRunner().invoke(correctness_command, ["--only", "attention", "--only", "flash4"])
+    assert result.exit_code == 2
+    assert "flash4: no axis or option that is compared here; those are attention" in result.output
+
+
+def test_only_what_was_asked_for_is_compared_by_several_processes(tmp_path: Path) -> None:
+    """Two of them, on what a rule refuses: each case is answered once."""
+    out = tmp_path / "correct.json"
+    asked = ["--only", "flash3", "--only", "sage2", "--processes", "2", "--out", str(out)]
+    result = CliRunner().invoke(correctness_command, asked)
+    assert result.exit_code == 0, result.output
+    found = [(c["option"], c["task"], c["control"]) for c in json.loads(out.read_text())["compared"]]
+    assert len(found) == len(set(found)) == 2 * len(TASKS) * 2
+    assert {option for option, _, _ in found} == {"flash3", "sage2"}
+
+
 def test_construct_on_a_gpu_that_is_not_here_is_bad_input() -> None:
     result = CliRunner().invoke(construct, ["--hardware", "h100x1"])
     assert result.exit_code == 2
@@ -156,7 +174,7 @@ def test_another_attention_gives_the_same_latents_on_every_core_use_case(
     tiny_weights: Any, task: str, control: str
 ) -> None:
     row = tryout.tiny_row("cpu", {**BASELINE, "attention": "native-flash"}, task, control, steps=2)
-    compared = correctness.compare("attention", "native-flash", row)
+    compared = correctness.compare(("attention", "native-flash", row))
     assert compared.tolerance == correctness.ROUNDING
     assert compared.held is True
 
@@ -183,7 +201,7 @@ def test_an_option_that_paints_another_image_is_not_held(
     broken = Option("native-flash", "broken", verify=lambda _: {}, apply=spoil, exact=True)
     monkeypatch.setitem(AXES["attention"], "native-flash", broken)
     row = tryout.tiny_row("cpu", {**BASELINE, "attention": "native-flash"}, steps=2)
-    assert correctness.compare("attention", "native-flash", row).held is False
+    assert correctness.compare(("attention", "native-flash", row)).held is False
 
 
 def test_correctness_asks_for_the_first_precision_that_an_option_takes() -> None:

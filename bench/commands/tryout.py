@@ -1,16 +1,22 @@
-"""``construct`` and ``correctness``: every option on the tiny model, in this process."""
+"""``construct`` and ``correctness``: every option on the tiny model, in this process or a few."""
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
 from importlib import import_module
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from bench.correctness import Case
 
 _out = click.option(
     "--out",
@@ -19,6 +25,19 @@ _out = click.option(
 )
 _limit = click.option(
     "--limit-seconds", type=click.FloatRange(min=0), help="Start nothing new after this; --out goes on later."
+)
+_processes = click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Work in so many at once; a GPU is shared, and every one imports torch.",
+)
+_only = click.option(
+    "--only",
+    multiple=True,
+    metavar="AXIS|OPTION",
+    help="Only what is about this axis or option; may be repeated. Default: all.",
 )
 _hardware = click.option(
     "--hardware",
@@ -41,10 +60,11 @@ _hardware = click.option(
     is_flag=True,
     help="Only capture what would be compiled: whether a stack is one full graph, not whether it is fast.",
 )
+@_processes
 @_limit
 @_out
 def construct(
-    hardware: str, pairs: bool, capture: bool, limit_seconds: float | None, out: Path | None
+    hardware: str, pairs: bool, capture: bool, processes: int, limit_seconds: float | None, out: Path | None
 ) -> None:
     """Try to build stacks of options on the tiny model and say how each ended.
 
@@ -57,7 +77,8 @@ def construct(
     _prepare(hardware)
     found = _read(report.Constructed, out, hardware)
     rows = [row for row in report.rows(hardware, pairs=pairs) if not found.holds(row)]
-    _go_on(rows, lambda row: found.add(construct_one(row, capture=capture)), limit_seconds, found, out)
+    todo = _Todo(rows, limit_seconds)
+    _write_down(_each(partial(construct_one, capture=capture), todo, processes, hardware), todo, found, out)
 
 
 @click.command()
@@ -75,6 +96,8 @@ def construct(
     type=click.FloatRange(min=1),
     help="With --ranks: when a case is given up. A failed rank leaves the others waiting for ever.",
 )
+@_only
+@_processes
 @_limit
 @_out
 def correctness(
@@ -82,6 +105,8 @@ def correctness(
     extended: bool,
     ranks: int | None,
     case_seconds: float,
+    only: tuple[str, ...],
+    processes: int,
     limit_seconds: float | None,
     out: Path | None,
 ) -> None:
@@ -91,35 +116,38 @@ def correctness(
     Markdown stands beside the JSON.
     """
     from bench import correctness as compared
+    from bench import equality
     from bench import tryout_report as report
 
     _prepare(hardware)
     found = _read(report.Correct, out, hardware)
-    if ranks is not None:
-        _equality(hardware, ranks, case_seconds, limit_seconds, found, out)
+    if ranks is None:
+        cases = list(report.cases(hardware, extended=extended))
+    else:
+        cases = list(equality.cases(hardware, ranks))
+    todo = _Todo([case for case in _about(cases, only) if not found.holds(case)], limit_seconds)
+    if ranks is None:
+        _write_down(_each(compared.compare, todo, processes, hardware), todo, found, out)
         return
-    cases = [case for case in report.cases(hardware, extended=extended) if not found.holds(case)]
-    _go_on(cases, lambda case: found.add(compared.compare(*case)), limit_seconds, found, out)
-
-
-def _equality(
-    hardware: str,
-    ranks: int,
-    case_seconds: float,
-    limit_seconds: float | None,
-    found: Any,
-    out: Path | None,
-) -> None:
-    from bench import equality
-
-    cases = [case for case in equality.cases(hardware, ranks) if not found.holds(case)]
-    answers = equality.compare(cases, ranks, case_seconds)
+    answers = equality.compare(todo.items, ranks, case_seconds)
     try:
-        _go_on(cases, lambda _case: found.add(next(answers)), limit_seconds, found, out)
+        _write_down((next(answers) for _ in todo), todo, found, out)
     finally:
         answers.close()
         if out is not None:
             out.with_suffix(".md").write_text(equality.table(found.compared))
+
+
+def _about(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+    """Raises click.BadParameter for a word that is neither an axis nor an option of a case."""
+    known = {word for axis, option, _ in cases for word in (axis, option)}
+    if unknown := set(only) - known:
+        raise click.BadParameter(
+            f"{', '.join(sorted(unknown))}: no axis or option that is compared here; those are"
+            f" {', '.join(sorted(known))}",
+            param_hint="--only",
+        )
+    return [case for case in cases if not only or not {case[0], case[1]}.isdisjoint(only)]
 
 
 def _prepare(hardware: str) -> None:
@@ -151,17 +179,44 @@ def _read(kind: Any, out: Path | None, hardware: str) -> Any:
         raise click.BadParameter(str(error), param_hint="--out") from None
 
 
-def _go_on(
-    work: list[Any], step: Callable[[Any], str], limit_seconds: float | None, found: Any, out: Path | None
-) -> None:
-    begun = time.monotonic()
-    for number, item in enumerate(work, 1):
-        if limit_seconds is not None and time.monotonic() - begun > limit_seconds:
-            click.echo(f"time is up: {len(work) - number + 1} left; the same command with --out goes on")
-            break
-        click.echo(f"[{number}/{len(work)}] {step(item)}")
+class _Todo:
+    """What is left to do; nothing is taken from it once the time is up."""
+
+    def __init__(self, items: list[Any], limit_seconds: float | None) -> None:
+        self.items, self.taken = items, 0
+        self._until = None if limit_seconds is None else time.monotonic() + limit_seconds
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.items:
+            if self._until is not None and time.monotonic() > self._until:
+                return
+            self.taken += 1
+            yield item
+
+
+def _each(work: Callable[[Any], Any], todo: _Todo, processes: int, hardware: str) -> Iterator[Any]:
+    """Answers, as they come."""
+    if processes == 1:
+        yield from map(work, todo)
+        return
+    # Not forked: CUDA does not survive that.
+    with ProcessPoolExecutor(processes, get_context("spawn"), _prepare, (hardware,)) as pool:
+        left = iter(todo)
+        running = {pool.submit(work, item) for item in islice(left, processes)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(work, item) for item in islice(left, len(done))}
+            for each in done:
+                yield each.result()
+
+
+def _write_down(answers: Iterable[Any], todo: _Todo, found: Any, out: Path | None) -> None:
+    for number, answer in enumerate(answers, 1):
+        click.echo(f"[{number}/{len(todo.items)}] {found.add(answer)}")
         if out is not None:
             found.write(out)
+    if left := len(todo.items) - todo.taken:
+        click.echo(f"time is up: {left} left; the same command with --out goes on")
     click.echo(found.summary())
     if found.failures():
         raise SystemExit(1)
