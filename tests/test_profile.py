@@ -8,7 +8,7 @@ import pytest
 from fakes import fake_cell, fake_result, fake_row
 
 from bench import record
-from bench.config import BUDGETS
+from bench.config import BUDGETS, PROBE, QUICK, Budget
 from bench.kernel_kinds import HINTS, KINDS, kind_of
 from bench.report import side_tables
 from bench.report.chart_data import kernel_rows
@@ -114,3 +114,18 @@ def test_a_profiler_that_fails_costs_the_profile_and_not_the_cells(tmp_path: Pat
     assert diary.result.profile is None
     assert [anomaly.kind for anomaly in diary.result.anomalies] == ["no_profile"]
     assert diary.result.cells
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "paid"),
+    [
+        (PROBE, None, False),
+        (QUICK, None, True),
+        (PROBE, True, True),
+        (QUICK, False, False),
+    ],
+)
+def test_the_budget_says_whether_a_request_is_profiled_unless_somebody_else_does(
+    budget: Budget, asked: bool | None, paid: bool
+) -> None:
+    assert Job(fake_row(), "tiny", budget, ((1, 1),), Path(), profile=asked).profiled is paid

@@ -71,6 +71,12 @@ def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
     help="Keep images and latents of the quality prompts.",
 )
 @click.option(
+    "--profile/--no-profile",
+    default=None,
+    help="On a GPU, pay for one more request that shows where its time goes: kernels, launches,"
+    " communication.  [default: unless the budget is probe]",
+)
+@click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("results"),

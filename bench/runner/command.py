@@ -35,6 +35,7 @@ def job_of(
     cells: tuple[tuple[int, int], ...] | None,
     load: Load,
     quality: bool,
+    profile: bool | None,
     results: Path,
     attempt_dir: Path | None,
 ) -> Job:
@@ -51,7 +52,7 @@ def job_of(
     if (folder / layout.REQUESTS).exists():
         raise ValueError(f"{folder} holds an attempt already; name an empty folder, or none")
     cells = cells or cells_of(row.gpu_count)
-    return Job(row, weights, BUDGETS[budget], cells, folder, load, requests, quality)
+    return Job(row, weights, BUDGETS[budget], cells, folder, load, requests, quality, profile)
 
 
 def run_here(job: Job, *, keep_log: bool) -> int:

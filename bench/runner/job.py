@@ -23,10 +23,16 @@ class Job:
     """Steady requests a cell, exactly; None: as the budget says."""
     quality: bool = True
     """Whether the images of the quality prompts are generated and kept."""
+    profile: bool | None = None
+    """Whether one more request is profiled; None: as the budget says."""
 
     @property
     def n(self) -> int:
         return self.requests or self.budget.n_per_process
+
+    @property
+    def profiled(self) -> bool:
+        return self.budget.profile if self.profile is None else self.profile
 
     @property
     def cap(self) -> int:

@@ -78,7 +78,7 @@ def _live(job: Job, diary: Diary) -> None:
         for users, images in job.cells:
             diary.finish(server.cell(users, images))
         plain = diary.result.cell()
-        if server.engine.device == "cuda" and job.budget.profile and plain and plain.latency:
+        if server.engine.device == "cuda" and job.profiled and plain and plain.latency:
             with diary.phase("profile"):
                 server.profile()
         server.account_for_communication()
