@@ -75,9 +75,15 @@ def attempts(results: Path) -> Iterator[Path]:
 
 
 def root_of(path: Path) -> Path:
-    """The results tree that a path inside it belongs to; the path itself where it is none of its parts."""
-    tops = {"cpu", "single_gpu", "multi_gpu"}
-    return next((folder.parent for folder in (path, *path.parents) if folder.name in tops), path)
+    """The results tree that a path belongs to: the folder from which an attempt above or below the path
+    stands in its place. Names alone cannot tell, for a tree, or a folder above it, may itself be called
+    ``cpu``. The path itself where no attempt does."""
+
+    def holds(folder: Path) -> bool:
+        found = attempts(folder)
+        return any(attempt.is_relative_to(path) or path.is_relative_to(attempt) for attempt in found)
+
+    return next(filter(holds, (path, *path.parents)), path)
 
 
 def packing_path(results: Path, gpu_uuids: Iterable[str]) -> Path:
