@@ -20,6 +20,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 from unittest import mock
 
+from pydantic import field_validator
+
 from bench import tiny
 from bench.axes import AXES
 from bench.axes.option import NotApplied, Session, Unavailable
@@ -44,6 +46,13 @@ class Tried(Strict):
     graphs: Literal["compiled", "captured"] | None = None
     """Of a compiled stack that was constructed: by inductor, or only captured (see ``captured_only``)."""
     seconds: float = 0.0
+
+    @field_validator("stack")
+    @classmethod
+    def _of_our_axes(cls, stack: dict[str, str]) -> dict[str, str]:
+        if stack.keys() != AXES.keys():
+            raise ValueError(f"one option of each of {', '.join(AXES)} makes a stack")
+        return stack
 
 
 def tiny_row(

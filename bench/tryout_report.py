@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from pydantic import Field
 
 from bench import correctness, identity, tryout
 from bench.axes import AXES
+from bench.axes.option import Unavailable
 from bench.correctness import Case, Compared, beside, needs_ranks
 from bench.covering import Axes, Stack, covering, singles
 from bench.listing import stack_text
-from bench.matrix import BASELINE, CONTROLS, REFERENCE, TASKS, Row
+from bench.matrix import BASELINE, CONTROLS, REFERENCE, TASKS, Row, layers
 from bench.record import Strict, write_atomically
 from bench.rules import refusals
 from bench.tryout import Tried
@@ -94,6 +96,15 @@ class Constructed(Report):
                     counts[axis][option] += 1
         return counts
 
+    def lacking(self, axis: str, option: str) -> str:
+        """What this machine lacks for an option, as the plainest stack with it says; empty if none does."""
+        unavailable = (t for t in self.stacks if t.stack[axis] == option and t.ended == "unavailable")
+        plainest = min(unavailable, key=lambda tried: len(layers(tried.stack)), default=None)
+        if plainest is None:
+            return ""
+        label = tryout.tiny_row(self.hardware, plainest.stack).label
+        return _without_remedy(plainest.reason, f"{Unavailable.__name__}: {label}: ", f"{axis} {option} ")
+
     def failures(self) -> list[Tried]:
         return [tried for tried in self.stacks if tried.ended in {"error", "not_applied"}]
 
@@ -105,6 +116,18 @@ class Constructed(Report):
             built = f"{len(counts)} of {len(AXES[axis])} options in {counts.total()} constructed stacks"
             lines.append(f"{axis}: {built}" + (f"; never {', '.join(never)}" if never else ""))
         return "\n".join(lines)
+
+
+def _without_remedy(reason: str, raised_for: str, subject: str) -> str:
+    """``needs flash-attn (not found)`` of ``Unavailable: row 1 (...): attention flash2 needs flash-attn (not
+    found); pip install flash-attn``. What is worded otherwise stays whole."""
+    if not reason.startswith(raised_for):
+        return reason
+    said = reason.removeprefix(raised_for).removeprefix(subject)
+    ends = (found.start() for found in re.finditer("; ", said))
+    # A quoted error stands in brackets and may hold a semicolon of its own.
+    outside = (end for end in ends if said.count("(", 0, end) == said.count(")", 0, end))
+    return said[: next(outside, None)]
 
 
 class Correct(Report):

@@ -225,7 +225,10 @@ def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot
             Tried(
                 stack={**REFERENCE, "attention": "flash2"},
                 ended="unavailable",
-                reason="Unavailable: row 1 (bf16+flash2): attention flash2 needs flash-attn; pip install it",
+                reason=(
+                    "Unavailable: row 1 (bf16+flash2 on h100x1, txt2img): attention flash2 needs flash-attn;"
+                    " pip install it"
+                ),
             ),
         ],
     )

@@ -100,14 +100,11 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
 
 def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] | None:
     """(machine, what to say of it)"""
-    ended = {each.ended: each for each in constructed.stacks if each.stack[axis] == option}
     machine = names.hardware(constructed.hardware).rpartition(" ")[2]
-    if "constructed" in ended:
+    if constructed.constructed()[axis][option]:
         return machine, f"{machine} (tiny model)"
-    if "unavailable" in ended:
-        # "Unavailable: row 1 (...): attention flash2 needs flash-attn (...); pip install ..."
-        missing = ended["unavailable"].reason.partition("): ")[2].partition(";")[0]
-        return machine, f"not on {machine}: {missing.removeprefix(f'{axis} {option} ')}"
+    if lacking := constructed.lacking(axis, option):
+        return machine, f"not on {machine}: {lacking}"
     return None
 
 
