@@ -38,6 +38,8 @@ PLANS = {
     ),
 }  # fmt: skip
 DRAW_CHUNK = 2000
+HELD_OUT = 256
+"""Pictures that the autoencoder's score is made of, and as many maps of each control."""
 
 
 def _chunks(scenes: Scenes) -> list[Scenes]:
@@ -96,7 +98,7 @@ def train_autoencoder(plan: Plan, tiny: models.TinyFlux, work: Path, device: str
 @torch.inference_mode()
 def _reconstruction_psnr_db(vae: Any, device: str) -> dict[str, float]:
     """Of held-out pictures and of their control maps, each by its own mean square error."""
-    scenes = sample(256, seed=99, held_out=True, device=device)
+    scenes = sample(HELD_OUT, seed=99, held_out=True, device=device)
     kinds = {"picture": draw(scenes), **{kind: control_map(kind, scenes) for kind in CONTROLS}}
     scores = {}
     for kind, images in kinds.items():
