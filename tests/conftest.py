@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,28 @@ def _every_test_counts_its_own_graphs() -> Iterator[None]:
     yield
     if dynamo := sys.modules.get("torch._dynamo.utils"):
         dynamo.counters.clear()
+
+
+@pytest.fixture
+def own_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of this test and of the processes that it starts are its own: no campaign outside is disturbed,
+    none disturbs it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+@pytest.fixture
+def apart(own_leases: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For campaigns of a stand-in runner: no weights are hashed, and no fault of the caller's is played."""
+    from bench import identity
+
+    monkeypatch.setattr(identity, "TINY_WEIGHTS", Path("/nowhere"))
+    monkeypatch.delenv("STANDIN", raising=False)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,9 +183,8 @@ ORPHAN = "import os, sys, time; os.fork() and os._exit(0); print(os.getpid(), fl
 
 
 def test_an_orphaned_runner_and_a_held_lease_of_this_machine_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_leases: None, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHAN, "--attempt-dir=x"], stdout=subprocess.PIPE, text=True
     )
@@ -206,9 +204,8 @@ def test_an_orphaned_runner_and_a_held_lease_of_this_machine_are_found(
 
 
 def test_the_command_runs_here_keeps_the_token_to_itself_and_its_exit_code_says_whether_to_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_leases: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("bench.host.facts._licence", lambda token: "no answer")
     monkeypatch.setenv("HF_TOKEN", "hf_not_to_be_shown")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))

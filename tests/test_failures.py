@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -68,15 +67,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
 
 
 @pytest.fixture(autouse=True)
-def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def _apart(own_leases: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # As in the warm runner: an edit of the code while these tests run makes no difference to them.
     monkeypatch.setattr(identity, "code_sha256", lambda row: "frozen")
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
 
 
 def campaign(results: Path, executor: WarmExecutor, row: Row = ROW, **changes: Any) -> Summary:

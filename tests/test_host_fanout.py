@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,18 +41,7 @@ def cpu_row(row: str = "1", **changes: Any) -> Row:
     return fake_row(**{"row": row, "hardware": "cpu", **changes})
 
 
-@pytest.fixture(autouse=True)
-def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases of these tests are their own: no campaign outside is disturbed, none disturbs them."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(identity, "TINY_WEIGHTS", Path("/nowhere"))
-    monkeypatch.delenv("STANDIN", raising=False)
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def run_rows(

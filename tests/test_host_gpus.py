@@ -70,10 +70,7 @@ def fake_nvml(gpus: list[Gpu], failing: Exception | None = None) -> Any:
     )
 
 
-@pytest.fixture(autouse=True)
-def _own_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_leases")
 
 
 def test_inventory_reads_what_nvml_says_of_each_gpu() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from fakes import fake_row
 from test_host_fanout import codes, is_alive, saved, start_driver, wait_for
 
-from bench import identity, layout
+from bench import layout
 from bench.config import FULL, PROBE
 from bench.host import packing
 from bench.host.fanout import Settings
@@ -25,11 +24,7 @@ from bench.record import Code
 LAYERS = ("cudnn", "native-flash", "flash2", "flash3")
 
 
-@pytest.fixture(autouse=True)
-def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(identity, "TINY_WEIGHTS", Path("/nowhere"))
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def rows(count: int, first: int = 1, **use_case: str) -> list[Row]:

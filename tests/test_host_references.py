@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
 from fakes import fake_row
 from test_host_fanout import saved, start_driver
 
-from bench import identity
 from bench.config import COMPARISON
 from bench.host.references import References
 from bench.matrix import Row
 from bench.record import Code
 
-
-@pytest.fixture(autouse=True)
-def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(identity, "TINY_WEIGHTS", Path("/nowhere"))
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def rows(count: int) -> list[Row]:

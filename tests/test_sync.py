@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -92,10 +91,8 @@ def test_a_reader_of_the_copy_never_sees_a_result_without_the_files_it_speaks_of
 
 
 def test_it_goes_on_while_rows_run_and_brings_their_last_word_home_when_the_machine_is_taken(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_leases: None, results: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     away = tmp_path / "away"
     campaign = leases.take(["GPU-a"], 1, "the campaign beside it")
     command = [sys.executable, "-m", "bench", "sync", str(away), "--results", str(results), "--every", "0.2"]
