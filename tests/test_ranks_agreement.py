@@ -72,6 +72,13 @@ def test_over_its_tolerance_a_row_ends_with_what_lies_apart(
     assert judge.status_of(raised.value).code.value == "invalid_output"
 
 
+@pytest.mark.parametrize("error", [float("nan"), float("inf")])
+def test_what_is_not_finite_on_any_rank_is_no_picture(error: float) -> None:
+    for by_rank in ([Apart(0.0, 0.0), Apart(error, 0.0)], [Apart(0.0, error), Apart(0.0, 0.0)]):
+        with pytest.raises(Disagrees, match="NaN or infinity"):
+            agreement.agreement(row(), 4, by_rank)
+
+
 def test_within_its_tolerance_nothing_is_raised() -> None:
     agreement.require(row(), Agreement(steps=4, latent_relative_error=0.02, tolerance=0.02))
 

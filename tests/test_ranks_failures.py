@@ -95,6 +95,16 @@ def test_ranks_that_agree_on_another_picture_than_one_process_paints_have_no_num
     assert codes(result) == {"1x1": "invalid_output", "1x2": "invalid_output"}
 
 
+def test_a_rank_without_the_memory_to_paint_alone_costs_the_comparison_and_not_the_row(
+    server: WarmServer, tmp_path: Path
+) -> None:
+    """On one of two, so that the other must not wait for it."""
+    result = ended(server, tmp_path, "memory@alone on rank 1")
+    assert result.status.code is Code.OK, result.status
+    assert result.agreement is None
+    assert codes(result) == {"1x1": "ok", "1x2": "ok"}
+
+
 def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer, tmp_path: Path) -> None:
     executor = WarmExecutor(server, FAULT="memory@request x2 on rank 1")
     campaign(tmp_path, executor, row=REPLICAS, cells=((1, 1), (1, 2), (4, 1)))

@@ -125,6 +125,25 @@ def plant_wrong_sharing() -> None:
     native.share_tokens = sharing
 
 
+def plant_alone(what: str, number: str, strike: Callable[[str], None]) -> None:
+    """While this rank paints alone."""
+    from bench.runner.rank import RankWorker
+
+    paint_alone, painted = RankWorker.paint_alone, RankWorker._painted
+
+    def broken(self: Any, images: int) -> Any:
+        strike(what)
+        return painted(self, images)
+
+    def painting(self: Any, images: int) -> None:
+        if os.environ.get("RANK") == number:
+            self._painted = broken.__get__(self)
+        paint_alone(self, images)
+        self.__dict__.pop("_painted", None)
+
+    RankWorker.paint_alone = painting  # type: ignore[method-assign]
+
+
 def plant_other_weights(number: str) -> None:
     """This rank's transformer is not the others'."""
     from bench.runner import models

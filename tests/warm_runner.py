@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from warm_ranks import fork_ranks, plant_on_rank, plant_other_weights, plant_wrong_sharing
+from warm_ranks import fork_ranks, plant_alone, plant_on_rank, plant_other_weights, plant_wrong_sharing
 
 from bench import identity, layout
 from bench.cli import main as cli
@@ -176,14 +176,16 @@ def become_runner(order: dict[str, Any]) -> None:
 
 def plant(what: str, where: str) -> None:
     """``where`` is the begin of a phase; ``saving N``, the N-th time that result.json is about to be renamed
-    into place; ``request xN``, a request of N images, ``request xN on rank R``; ``load on rank R``; or
-    ``sharing``."""
+    into place; ``request xN``, a request of N images, ``request xN on rank R``; ``load on rank R``;
+    ``alone on rank R``; or ``sharing``."""
     if where == "sharing":
         plant_wrong_sharing()
     elif where.startswith("saving "):
         plant_in_saving(what, int(where.split()[1]))
     elif where.startswith("load on rank "):
         plant_other_weights(where.split()[-1])
+    elif where.startswith("alone on rank "):
+        plant_alone(what, where.split()[-1], strike)
     elif " on rank " in where:
         request, number = where.split(" on rank ")
         plant_on_rank(what, int(request.removeprefix("request x")), number, strike)

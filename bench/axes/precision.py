@@ -90,7 +90,7 @@ def _prediction_dtype(option: str, session: Session) -> str:
     seen: list[str] = []
     # A hook on the model, not on its last layer: where the whole model is compiled, that one is not called.
     handle = session.pipe.transformer.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(str(output[0].dtype).removeprefix("torch."))
+        lambda _module, _inputs, output: seen.append(str(_first(output).dtype).removeprefix("torch."))
     )
     try:
         session.run(steps=1)
@@ -99,6 +99,11 @@ def _prediction_dtype(option: str, session: Session) -> str:
     if set(seen) != {_DTYPES[option]}:
         raise NotApplied(f"precision {option}: the transformer returned {sorted(set(seen)) or 'nothing'}")
     return seen[0]
+
+
+def _first(output: Any) -> Any:
+    """The prediction; xDiT's PipeFusion returns it with the text, as a pair inside the tuple."""
+    return _first(output[0]) if isinstance(output, tuple) else output
 
 
 def _float32_rounding(option: str, device: str) -> Evidence:

@@ -9,6 +9,7 @@ residuals or bands that went astray are far outside the tolerance; a flat or bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +68,10 @@ def _relative(found: Any, expected: Any) -> float:
 
 
 def agreement(row: Row, painted_steps: int, by_rank: Iterable[Apart]) -> Agreement:
-    """Of the rank that is furthest away."""
+    """Of the rank that is furthest away. Raises Disagrees where one is not finite."""
     found = list(by_rank)
+    if not all(math.isfinite(error) for each in found for error in (each.latents, each.images)):
+        raise Disagrees(f"{row.label}: what its ranks paint together holds NaN or infinity: {found}")
     return Agreement(
         steps=painted_steps,
         latent_relative_error=max(each.latents for each in found),

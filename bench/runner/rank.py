@@ -89,9 +89,14 @@ class RankWorker(Worker):
         self.free_memory()
 
     def apart_from_alone(self, images: int) -> tuple[int, Apart] | None:
-        """(steps, how far the ranks together are from this one alone)"""
+        """(steps, how far the ranks together are from this one alone); None where one of them kept nothing:
+        to paint together takes all."""
+        import torch.distributed as dist
+
         alone, self._alone = self._alone, None
-        return None if alone is None else (alone.steps, apart(self._painted(images), alone))
+        kept = [False] * self.place.ranks
+        dist.all_gather_object(kept, alone is not None, group=self._control)
+        return (alone.steps, apart(self._painted(images), alone)) if alone and all(kept) else None
 
     def _painted(self, images: int) -> Output:
         painted: Output = self.profiled(images, steps=agreement.steps(self.row), latents=True)

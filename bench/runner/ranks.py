@@ -125,7 +125,7 @@ class Ranks:
         if self.apart:
             return None
         found = self.processes.ask("apart_from_alone", images)
-        if None in found:  # memory is alike on all: then it is none of them
+        if None in found:
             return None
         return agreement.agreement(self.job.row, found[0][0], [apart for _, apart in found])
 

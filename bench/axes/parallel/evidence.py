@@ -25,13 +25,15 @@ def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict
     """Operation -> its calls in one step of a transformer of so many blocks, at the least."""
     together = degrees.xdit or _in_one_message(degrees, rearranged)
     exchanges = 2 if together else 4  # queries, keys and values; the result
+    # xDiT asks for the first block's weights before the transformer, and the profile with it, begins.
+    gathered = blocks - 1 if degrees.xdit else blocks
     return {
-        name: calls * blocks
+        name: calls
         for name, calls, needed in (
-            (ALL_TO_ALL, exchanges, degrees.ulysses > 1 or degrees.fsdp > 1),
-            (ALL_GATHER, 1, degrees.ring > 1),  # keys and values together
-            (ALL_REDUCE, 1, degrees.tp > 1),
-            (GATHER_WEIGHTS, 1, degrees.fsdp > 1),
+            (ALL_TO_ALL, exchanges * blocks, degrees.ulysses > 1 or degrees.fsdp > 1),
+            (ALL_GATHER, blocks, degrees.ring > 1),  # keys and values together
+            (ALL_REDUCE, blocks, degrees.tp > 1),
+            (GATHER_WEIGHTS, gathered, degrees.fsdp > 1),
         )
         if needed
     }

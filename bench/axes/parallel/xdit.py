@@ -124,10 +124,14 @@ def _pass_patches_on(engine: Any, session: Session) -> None:
     import torch
     import torch.distributed as dist
     from xfuser import xFuserFluxPipeline
+    from xfuser.model_executor.layers.attention_processor import xFuserAttentionBaseWrapper
 
     pipe, row, dtype = session.pipe, session.row, session.dtype
     backend = next(iter(processors(pipe.transformer)))._attention_backend
     wrapped = xFuserFluxPipeline(pipe, engine)
+    for module in pipe.transformer.modules():
+        if isinstance(module, xFuserAttentionBaseWrapper):
+            module.module.processor = None  # called no more: the wrapper has one of its own
     for processor in processors(pipe.transformer):
         processor._attention_backend = backend
     last = dist.get_world_size() - 1
