@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaigns import codes, is_alive, saved, start_driver, wait_for
 from fakes import fake_row
-from test_host_fanout import codes, is_alive, saved, start_driver, wait_for
 
 from bench import layout
 from bench.config import FULL, PROBE

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from campaigns import saved, start_driver
 from fakes import fake_row
-from test_host_fanout import saved, start_driver
 
 from bench.config import COMPARISON
 from bench.host.references import References

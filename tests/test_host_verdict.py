@@ -1,5 +1,5 @@
 """How the end of a runner is named: the table of signs, the log, the kernel's counter. Real processes are
-killed for memory, time and disk in test_host_fanout.py and test_failures.py."""
+killed for memory, time and disk in test_host_fanout_faults.py and test_failures.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGSEGV, SIGTERM
 
 import pytest
+from campaigns import is_alive
 from fakes import fake_cell, fake_result, fake_row
 
 from bench.host.attempt import cells_after
@@ -159,13 +160,6 @@ def test_no_process_that_the_runner_started_outlives_it(tmp_path: Path) -> None:
     while is_alive(orphan):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_progress_reads_phases_and_requests_as_they_grow(tmp_path: Path) -> None:
