@@ -28,6 +28,8 @@ from bench.identity import fingerprint_of
 from bench.matrix import REFERENCE, Row
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+NEVER_BEGUN = {record.Code.UNSUPPORTED, record.Code.UNAVAILABLE, record.Code.INFRA}
+"""A row that ended so was not loaded."""
 STEPS_SHARE = 0.97
 """Denoising's share of a request; the rest is text encoding and decoding."""
 
@@ -210,24 +212,13 @@ def fake_result(
     with that status and no cell; otherwise the status follows from the cells, the worst wins.
     """
     row = row or fake_row()
-    weights = weights or ("tiny" if row.model == "tiny" else "synthetic")
-    gpu = row.gpu is not None
+    weights = weights or fitting_weights(row)
     if cells is None and (code is None or code in record.HAS_NUMBERS):
-        mark = code or record.Code.OK
-        cells = [
-            fake_cell(users, images, n=n, median_seconds=median_seconds, code=mark, seed=seed, gpu=gpu)
-            for users, images in shapes
-        ]
+        alike: Any = {"n": n, "median_seconds": median_seconds, "seed": seed, "gpu": row.gpu is not None}
+        cells = [fake_cell(users, images, code=code or record.Code.OK, **alike) for users, images in shapes]
     cells = as_one_attempt(cells or [])
-    status = record.Status(
-        code=code or worst(cells), reason=reason, log_tail=list(log_tail), exit_code=None if not code else 1
-    )
-    if status.code is not record.Code.OK and not status.reason:
-        status = status.model_copy(update={"reason": f"fake {status.code}: see log.txt"})
-    ran = status.code not in {record.Code.UNSUPPORTED, record.Code.UNAVAILABLE, record.Code.INFRA}
+    status = fake_ending(cells, code, reason, log_tail)
     started = START + timedelta(minutes=minutes)
-    measuring = sum(cell.window_seconds or 0.0 for cell in cells)
-    warming = sum(sum(cell.warmup_seconds) for cell in cells)
     made_of = record.Ingredients(weights=weights, data="", code="fake", versions="fake==1")
     return record.Result(
         status=status,
@@ -235,26 +226,61 @@ def fake_result(
         attempt=f"{started:%Y%m%dT%H%M%SZ}-{(seed * 7919 + host) % 65536:04x}",
         budget=budget,  # type: ignore[arg-type]
         started_at=started.isoformat(),
-        weights=fake_weights(row, weights) if ran else None,
         fingerprint=fingerprint or fingerprint_of(row, made_of),
         ingredients=None if fingerprint else made_of,
         manifest_sha256=f"{zlib.crc32(repr((row.task, row.control, row.size)).encode()):08x}" * 8,
-        effective={axis: {"fake evidence of": option} for axis, option in row.stack.items()} if ran else {},
         environment=fake_environment(row, host),
-        phases=fake_phases(cells) if ran else [],
-        warmup=fake_warmup(row, cells) if cells else None,
-        first_request_seconds=median_seconds * 1.02 if cells else None,
-        cells=list(cells),
-        stability=record.Stability(drift_percent=0.2, throttled_share=0.0 if gpu else None)
-        if cells
-        else None,
-        cost=record.Cost(
-            wall_seconds=measuring + warming + 40,
-            measuring_seconds=measuring,
-            warmup_seconds=warming,
-            bookkeeping_seconds=40.0,
-            gpu_hours=(measuring + warming + 40) * row.gpu_count / 3600 if gpu else None,
-        ),
+        cells=cells,
+        cost=fake_cost(row, cells),
+        **({} if status.code in NEVER_BEGUN else began(row, weights, cells)),
+        **(measured(row, cells, median_seconds) if cells else {}),
+    )
+
+
+def fitting_weights(row: Row) -> str:
+    return "tiny" if row.model == "tiny" else "synthetic"
+
+
+def fake_ending(
+    cells: Sequence[record.Cell], code: record.Code | None, reason: str, log_tail: Sequence[str]
+) -> record.Status:
+    """With ``code``, or as the worst cell; all but ``ok`` have a reason."""
+    ended = code or worst(cells)
+    if ended is not record.Code.OK:
+        reason = reason or f"fake {ended}: see log.txt"
+    exit_code = None if code is None else 1
+    return record.Status(code=ended, reason=reason, log_tail=list(log_tail), exit_code=exit_code)
+
+
+def began(row: Row, weights: str, cells: Sequence[record.Cell]) -> dict[str, Any]:
+    """What only a row has that was loaded and applied."""
+    return {
+        "weights": fake_weights(row, weights),
+        "effective": {axis: {"fake evidence of": option} for axis, option in row.stack.items()},
+        "phases": fake_phases(cells),
+    }
+
+
+def measured(row: Row, cells: Sequence[record.Cell], median_seconds: float) -> dict[str, Any]:
+    """What only a row has that served requests."""
+    throttled = None if row.gpu is None else 0.0
+    return {
+        "warmup": fake_warmup(row, cells),
+        "first_request_seconds": median_seconds * 1.02,
+        "stability": record.Stability(drift_percent=0.2, throttled_share=throttled),
+    }
+
+
+def fake_cost(row: Row, cells: Sequence[record.Cell]) -> record.Cost:
+    measuring = sum(cell.window_seconds or 0.0 for cell in cells)
+    warming = sum(sum(cell.warmup_seconds) for cell in cells)
+    wall = measuring + warming + 40
+    return record.Cost(
+        wall_seconds=wall,
+        measuring_seconds=measuring,
+        warmup_seconds=warming,
+        bookkeeping_seconds=40.0,
+        gpu_hours=None if row.gpu is None else wall * row.gpu_count / 3600,
     )
 
 
@@ -310,7 +336,7 @@ def write_attempt(
     """Everything an attempt leaves, under its place in the tree. ``noise`` is the relative error of the
     quality latents, for tests of quality; the same row and noise give the same pictures."""
     row = Row.model_validate(result.row)
-    source = result.weights.source if result.weights else ("tiny" if row.model == "tiny" else "synthetic")
+    source = result.weights.source if result.weights else fitting_weights(row)
     folder = layout.attempt_dir(results, row, source, result.attempt)
     folder.mkdir(parents=True)
     lines = [f"{row.label}: fake attempt {result.attempt}", *result.status.log_tail, str(result.status.code)]
