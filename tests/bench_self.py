@@ -9,7 +9,8 @@ from collections.abc import Callable
 from itertools import islice, product
 from pathlib import Path
 
-from fakes import fake_row, fake_tree
+from fake_attempts import fake_tree
+from fakes import fake_row
 from rich.console import Console
 from test_matrix_file import big_matrix
 

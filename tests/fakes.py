@@ -6,24 +6,20 @@ both), so a fake tree passes ``fluxbench check``.
 
     row = fake_row(hardware="h100x1", compilation="inductor", row="42", parent="40")
     result = fake_result(row, median_seconds=3.9)
-    folder = write_attempt(results, result)          # result.json and its files, in the plan's tree
-    fake_tree(results, [row, ...], attempts=2)       # many at once
+
+``fake_attempts.py`` puts them on disk.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import layout, record, stats
+from bench import record, stats
 from bench.identity import fingerprint_of
 from bench.matrix import REFERENCE, Row
 
@@ -325,125 +321,3 @@ def fake_warmup(row: Row, cells: Sequence[record.Cell]) -> record.Warmup:
         compile_seconds=22.0 if compiled else None,
         compile_cache="cold" if compiled else None,
     )
-
-
-# --- On disk -----------------------------------------------------------------------------------------
-
-
-def write_attempt(
-    results: Path, result: record.Result, *, images: bool = False, telemetry: bool = True, noise: float = 0.0
-) -> Path:
-    """Everything an attempt leaves, under its place in the tree. ``noise`` is the relative error of the
-    quality latents, for tests of quality; the same row and noise give the same pictures."""
-    row = Row.model_validate(result.row)
-    source = result.weights.source if result.weights else fitting_weights(row)
-    folder = layout.attempt_dir(results, row, source, result.attempt)
-    folder.mkdir(parents=True)
-    lines = [f"{row.label}: fake attempt {result.attempt}", *result.status.log_tail, str(result.status.code)]
-    (folder / layout.LOG).write_text("\n".join(lines) + "\n")
-    if result.cells:
-        write_requests(folder, result)
-        write_events(folder, result)
-    if telemetry and result.cells:
-        write_telemetry(folder, result)
-    if images:
-        write_images(folder, row, noise)
-    record.save(result, folder)
-    return folder
-
-
-def write_requests(folder: Path, result: record.Result) -> None:
-    """As the runner does: in the order in which requests finished, each cell's first round before."""
-    with (folder / layout.REQUESTS).open("w") as file:
-        for cell in result.cells:
-            if cell.queue is None or cell.service is None:
-                continue
-            queue = [0.0] * cell.users + cell.queue.raw
-            service = cell.service.raw[: cell.users] + cell.service.raw
-            for index, (waited, served) in enumerate(zip(queue, service, strict=True)):
-                line = {
-                    "cell": f"{cell.users}x{cell.images}",
-                    "index": index,
-                    "user": index % cell.users,
-                    "counted": index >= cell.users,
-                    "queue_seconds": round(waited, 6),
-                    "service_seconds": round(served, 6),
-                    "stages": {"denoise": round(served * STEPS_SHARE, 6)},
-                }
-                file.write(json.dumps(line) + "\n")
-
-
-def write_events(folder: Path, result: record.Result) -> None:
-    now = datetime.fromisoformat(result.started_at).timestamp()
-    with (folder / layout.EVENTS).open("w") as file:
-        for phase in result.phases:
-            for event, after in (("begin", 0.0), ("end", phase.seconds)):
-                file.write(json.dumps({"t": now + after, "phase": phase.name, "event": event}) + "\n")
-            now += phase.seconds
-
-
-def write_telemetry(folder: Path, result: record.Result, samples: int = 60) -> None:
-    from bench.runner.sampler import COLUMNS
-
-    start = datetime.fromisoformat(result.started_at).timestamp()
-    wall = result.cost.wall_seconds if result.cost else 60.0
-    uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
-    rng = np.random.default_rng(samples)
-    with gzip.open(folder / layout.TELEMETRY, "wt", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        for index in range(samples):
-            shared = {
-                "t": f"{start + wall * index / samples:.3f}",
-                "cpu_percent": round(float(rng.uniform(5, 20)), 1),
-                "rss_bytes": 6_500_000_000,
-            }
-            for uuid in uuids or [""]:
-                device = {
-                    "gpu": uuid,
-                    "gpu_busy_percent": int(rng.integers(96, 101)),
-                    "memory_used_bytes": 37_500_000_000,
-                    "sm_clock_mhz": int(rng.integers(1700, 1980)),
-                    "memory_clock_mhz": 2619,
-                    "power_w": round(float(rng.uniform(620, 700)), 1),
-                    "energy_j": round(655.0 * wall * index / samples, 3),
-                    "temperature_c": int(rng.integers(55, 63)),
-                    "clock_event_reasons": 0,
-                }
-                writer.writerow(shared | (device if uuid else {"gpu": ""}))
-
-
-def write_images(
-    folder: Path, row: Row, noise: float = 0.0, prompts: Sequence[str] = ("p0", "p1", "p2")
-) -> None:
-    """A textured picture and its latents per quality prompt, moved ``noise`` away from the reference's."""
-    import torch
-    from PIL import Image
-    from safetensors.torch import save_file
-
-    target = folder / layout.IMAGES
-    target.mkdir()
-    size = min(row.size, 128)
-    for number, prompt in enumerate(prompts):
-        rng = np.random.default_rng([number, zlib.crc32(f"{row.task}{row.control}".encode())])
-        away = np.random.default_rng([number, zlib.crc32(repr(row.stack).encode())])
-        latents = rng.standard_normal((1, 64, 64)).astype(np.float32)
-        moved = latents + noise * away.standard_normal(latents.shape).astype(np.float32)
-        save_file({"latents": torch.from_numpy(moved)}, target / f"{prompt}.latents.safetensors")
-        y, x = np.mgrid[0:size, 0:size] / size
-        waves = np.stack([np.sin(6 * x + number + c) * np.cos(4 * y - c) for c in range(3)], axis=-1)
-        texture = 30 * rng.standard_normal(waves.shape)
-        pixels = 127 + 50 * waves + texture + 60 * noise * away.standard_normal(waves.shape)
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target / f"{prompt}.png")
-
-
-def fake_tree(
-    results: Path, rows: Iterable[Row], *, attempts: int = 1, images: bool = False, **result: Any
-) -> list[Path]:
-    """``attempts`` at each row, oldest first; what is not a fake row's own is passed to ``fake_result``."""
-    folders = []
-    for number, row in enumerate(rows):
-        for attempt in range(attempts):
-            each = {"seed": attempt * 1000 + number, "minutes": 10 * (attempt * 100 + number), **result}
-            folders.append(write_attempt(results, fake_result(row, **each), images=images))
-    return folders

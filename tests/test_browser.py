@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
 from bench.record import Result
 from bench.report.write import write

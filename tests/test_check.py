@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fakes import fake_cell, fake_result, fake_row, fake_tree, write_attempt
+from fake_attempts import fake_tree, write_attempt
+from fakes import fake_cell, fake_result, fake_row
 
 from bench import check, judging, record, stats
 from bench.cli import main

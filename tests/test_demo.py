@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
 from bench import demo
 from bench.record import Code, Status

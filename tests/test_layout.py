@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
 from bench import layout
 

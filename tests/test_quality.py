@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fakes import fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
 from bench import config, judging, pictures, quality, record
 from bench.cli import main

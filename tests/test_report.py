@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import fake_cell, fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_cell, fake_result, fake_row
 
 from bench import identity, layout, record
 from bench.matrix import Row

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
-from fakes import fake_cell, fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_cell, fake_result, fake_row
 
 from bench import config, layout
 from bench.axes import AXES

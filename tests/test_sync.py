@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fakes import fake_result, fake_row, write_attempt
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
 from bench import layout, record
 from bench.cli import main
