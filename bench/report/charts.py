@@ -269,7 +269,7 @@ def _themed(chart: Any, labels: Sequence[str] = ()) -> alt.TopLevelMixin:
     """``labels``: those of the vertical axis where it names stacks, one a line."""
     width = WIDTH - LETTER_WIDTH * max(map(len, labels)) if labels else SCATTER_WIDTH
     height = max(ROW_HEIGHT * len(labels), 60) if labels else SCATTER_HEIGHT
-    base = {"symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK}
+    symbols = {"symbolSize": 60, "symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK}
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
     text = {"labelFontSize": 11, "titleFontSize": 11, "labelLimit": 0, "labelOverlap": False}
     return (
@@ -278,5 +278,7 @@ def _themed(chart: Any, labels: Sequence[str] = ()) -> alt.TopLevelMixin:
         .configure_view(stroke=None)
         .configure_axis(**axis, **text, titleFontWeight=400)
         .configure_axisY(labelColor=INK, grid=True)
-        .configure_legend(labelColor=INK, titleColor=MUTED, labelFontSize=11, symbolSize=60, **base)
+        .configure_legend(
+            labelColor=INK, titleColor=MUTED, labelFontSize=11, labelLimit=0, symbolSize=60, **base
+        )
     )
