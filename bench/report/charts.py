@@ -278,7 +278,5 @@ def _themed(chart: Any, labels: Sequence[str] = ()) -> alt.TopLevelMixin:
         .configure_view(stroke=None)
         .configure_axis(**axis, **text, titleFontWeight=400)
         .configure_axisY(labelColor=INK, grid=True)
-        .configure_legend(
-            labelColor=INK, titleColor=MUTED, labelFontSize=11, labelLimit=0, symbolSize=60, **base
-        )
+        .configure_legend(labelColor=INK, titleColor=MUTED, labelFontSize=11, labelLimit=0, **symbols)
     )
