@@ -208,6 +208,16 @@ def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
     assert listed <= set(lines)
 
 
+def test_the_options_of_readme_say_of_one_that_only_failed_how_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = fake_row(hardware="h200x2", parallel="xdit-pipefusion2")
+    write_attempt(tmp_path / "results", fake_result(row, code=Code.CRASHED))
+    lines = readme_block(tmp_path / "results", "options", tmp_path, monkeypatch)
+    (line,) = (line for line in lines if "`xdit-pipefusion2`" in line)
+    assert "| crashed on H200 |" in line
+
+
 def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(folder)
     (folder / "README.md").write_text(f"<!-- fluxbench: {name} -->\n<!-- /fluxbench -->\n")

@@ -87,15 +87,23 @@ def _line(report: Report, axis: str, option: Option) -> Line:
 
 
 def _ran_on(report: Report, axis: str, option: str) -> list[str]:
-    """Kinds of machine with numbers of a stack that holds the option; then those where a stack with it was
-    built and verified on the tiny model, or where it cannot be had."""
-    measured = {
-        page.title.rpartition(" ")[2]
+    """Kinds of machine with numbers of a stack that holds the option; then those where every such stack
+    failed, and how the last did; then those where one was built and verified on the tiny model, or where it
+    cannot be had."""
+    attempted = [
+        (page.title.rpartition(" ")[2], each)
         for page in report.pages
-        if any(each.cells and each.row.stack[axis] == option for each in page.measurements)
-    }
+        for each in page.measurements
+        if each.row.stack[axis] == option
+    ]
+    measured = {machine for machine, each in attempted if each.cells}
+    failed = {machine: each.latest.status.code for machine, each in attempted if machine not in measured}
     tried = (_tried(constructed, axis, option) for constructed in report.constructed)
-    return [*sorted(measured), *(said for machine, said in filter(None, tried) if machine not in measured)]
+    return [
+        *sorted(measured),
+        *(f"{code} on {machine}" for machine, code in sorted(failed.items())),
+        *(said for machine, said in filter(None, tried) if machine not in measured | failed.keys()),
+    ]
 
 
 def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] | None:
