@@ -20,6 +20,7 @@ from bench.axes.parallel import ranks_of
 from bench.matrix import PLAIN, Row
 from bench.record import Strict
 from bench.rules import refusals
+from bench.runner.outputs import relative_error
 
 ROUNDING = 1e-4
 """Of float32 over a whole request: thousands of sums in another order."""
@@ -126,7 +127,3 @@ def latents(row: Row) -> Any:
     session = tryout.session_of(row)
     tryout.apply(session)
     return session.run(latents=True).latents
-
-
-def relative_error(found: Any, expected: Any) -> float:
-    return float((found - expected).norm() / expected.norm())

@@ -16,6 +16,7 @@ from bench.axes import AXES
 from bench.correctness import Compared
 from bench.matrix import PLAIN, Row
 from bench.record import write_atomically
+from bench.runner.outputs import relative_error
 
 
 def main(asked: Path, folder: Path) -> None:
@@ -53,7 +54,7 @@ def _compare(axis: str, row: Row, rank: int) -> Compared:
     expected = _output(alone, verified=False, picture=picture) if rank == 0 else None
     dist.barrier()
     found = _output(row, verified=True, picture=picture)
-    error = correctness.relative_error(found, expected) if rank == 0 else 0.0
+    error = relative_error(found, expected) if rank == 0 else 0.0
     return correctness.compared((axis, row.stack[axis], row), "constructed", error=error)
 
 

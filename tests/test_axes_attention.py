@@ -22,6 +22,7 @@ from bench.axes.attention import backends, packages
 from bench.axes.attention.packages import PACKAGES
 from bench.axes.option import NotApplied, Session, Unavailable
 from bench.matrix import BASELINE, REFERENCE, Row
+from bench.runner.outputs import relative_error
 
 OPTIONS = tuple(PACKAGES)
 
@@ -81,7 +82,7 @@ def test_an_operator_computes_in_every_block_of_transformer_and_controlnet(
 
     plain = correctness.latents(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
     found = session_with(option, counted).run(latents=True).latents
-    assert correctness.relative_error(found, plain) < correctness.ROUNDING
+    assert relative_error(found, plain) < correctness.ROUNDING
     assert len(calls) == 6 * (4 + 1), "6 of 8 steps, 4 blocks and 1 of the ControlNet"
     assert calls[0][0][-2:] == (4, 64), "heads and channels come last"
 
@@ -102,7 +103,7 @@ def test_an_operator_is_one_node_of_a_full_graph(tiny_weights: Any, compilation:
         found = session.run(latents=True).latents
         assert chosen.verify(session)["graph_breaks"] == 0
     plain = correctness.latents(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
-    assert correctness.relative_error(found, plain) < correctness.ROUNDING
+    assert relative_error(found, plain) < correctness.ROUNDING
 
 
 @pytest.mark.parametrize("option", OPTIONS)

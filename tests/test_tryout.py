@@ -18,6 +18,7 @@ from bench.commands.tryout import construct
 from bench.commands.tryout import correctness as correctness_command
 from bench.matrix import BASELINE, PLAIN, TASKS, Row
 from bench.rules import refusals
+from bench.runner.outputs import relative_error
 from bench.tryout_report import Constructed, axes, rows
 
 ELSEWHERE = {
@@ -187,7 +188,7 @@ def test_whole_and_regional_graphs_give_the_same_latents(tiny_weights: Any, cont
     for option in ("inductor", "inductor-max"):
         with tryout.as_in_a_fresh_process(), tryout.captured_only():
             found = correctness.latents(plain.model_copy(update={"compilation": option}))
-        assert correctness.relative_error(found, expected) < correctness.ROUNDING
+        assert relative_error(found, expected) < correctness.ROUNDING
 
 
 def test_an_option_that_paints_another_image_is_not_held(

@@ -19,7 +19,7 @@ from bench.axes.parallel import ranks_of
 from bench.config import AGREEMENT
 from bench.matrix import PLAIN, Row
 from bench.record import Agreement
-from bench.runner.outputs import InvalidOutput, Output
+from bench.runner.outputs import InvalidOutput, Output, relative_error
 
 LATER = ("vae", "parallel", "compilation")
 """Axes whose options are applied once one GPU has painted: only what they change can lie between."""
@@ -52,8 +52,8 @@ def tolerance(row: Row) -> float:
 
 def apart(together: Output, alone: Output) -> Apart:
     return Apart(
-        latents=_relative(together.latents, alone.latents),
-        images=_relative(_floats(together.images), _floats(alone.images)),
+        latents=relative_error(together.latents, alone.latents),
+        images=relative_error(_floats(together.images), _floats(alone.images)),
     )
 
 
@@ -61,10 +61,6 @@ def _floats(images: Any) -> Any:
     import torch
 
     return torch.from_numpy(images).float()
-
-
-def _relative(found: Any, expected: Any) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def agreement(row: Row, painted_steps: int, by_rank: Iterable[Apart]) -> Agreement:

@@ -42,3 +42,8 @@ def require_valid(row: Row, output: Output, images: int) -> None:
             f"{row.label}: an image is flat (standard deviation {flattest:.2f} of 255,"
             f" at least {OUTPUT.min_standard_deviation} expected)"
         )
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    """|found - expected| / |expected|, Euclidean, of two tensors."""
+    return float((found - expected).norm() / expected.norm())
