@@ -232,6 +232,29 @@ def test_sage1_smooths_keys_as_its_package_does_and_leaves_the_callers_alone(
     )
 
 
+@pytest.mark.parametrize("tokens", [64, 88, 128])
+def test_sage1_does_not_count_keys_that_its_last_block_lacks(
+    monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """The package's kernel does: seen with Triton's interpreter. Here a stand-in with the same mistake."""
+    import torch
+
+    calls = []
+
+    def sageattn(query: Any, key: Any, value: Any, **_options: Any) -> Any:
+        calls.append(key.shape[1])
+        lacking = (0, 0, 0, 0, 0, -tokens % 64)  # keys of score 0 whose values are 0
+        return stand_in(query, torch.nn.functional.pad(key, lacking), torch.nn.functional.pad(value, lacking))
+
+    module = ModuleType("sageattention")
+    module.sageattn = sageattn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sageattention", module)
+    query, key, value = torch.randn(3, 1, tokens, 2, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    found = packages._sage1()(query, key, value)
+    assert torch.allclose(found, stand_in(query, key, value), atol=1e-5)
+    assert len(calls) == (1 if tokens % 64 == 0 else 2), "whole blocks are the package's own call alone"
+
+
 def test_an_operator_refuses_a_mask_and_ring_rather_than_ignore_them(tiny_weights: Any) -> None:
     import torch
     from diffusers.models.attention_dispatch import dispatch_attention_fn

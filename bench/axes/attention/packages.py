@@ -58,13 +58,24 @@ def _flash3() -> Attend:
     return flash_attn_func
 
 
+_SAGE1_BLOCK = 64
+"""Keys of one block of SageAttention 1 (attn_qk_int8_per_block.py, BLOCK_N)."""
+
+
 def _sage1() -> Attend:
+    """Smooths keys as sageattn does, but not in place: an operator may not change what it is given.
+
+    Where tokens do not fill the kernel's last block (they do at FLUX's 1024 and 2048), it counts the keys
+    that it lacks there as keys of score 0: it masks what it loads, not what it sums. Their values are 0, so
+    they only enlarge the softmax's divisor; what the same call makes of ones says by how much.
+    """
     from sageattention import sageattn
 
     def attend(query: Any, key: Any, value: Any) -> Any:
-        # Smoothing as sageattn does it, but not in place: an operator may not change what it is given.
         smooth = key - key.mean(dim=1, keepdim=True)
-        return sageattn(query, smooth, value, tensor_layout="NHD", smooth_k=False)
+        call = partial(sageattn, query, smooth, tensor_layout="NHD", smooth_k=False)
+        found = call(value)
+        return found if key.shape[1] % _SAGE1_BLOCK == 0 else found / call(value.new_ones(value.shape))
 
     return attend
 
