@@ -77,10 +77,8 @@ def _agreement_faults(result: Result) -> Iterator[str]:
     found = result.agreement
     if found is None or HAS_NUMBERS.isdisjoint(cell.status.code for cell in result.cells):
         return
-    for name in ("latent_relative_error", "image_relative_error"):
-        error = getattr(found, name)
-        if error is not None and error > found.tolerance:
-            yield f"agreement.{name}: {error} is over {found.tolerance}, but cells have numbers"
+    for of, error in found.outside().items():
+        yield f"agreement: {of} are {error} apart, over {found.tolerance}, but cells have numbers"
 
 
 def _status_faults(result: Result) -> Iterator[str]:

@@ -309,6 +309,11 @@ class Agreement(Strict):
     tolerance: float
     """Of either; over it the row is ``invalid_output``."""
 
+    def outside(self) -> dict[str, float]:
+        """Latents and pictures that are over the tolerance, with their error."""
+        errors = {"latents": self.latent_relative_error, "pictures": self.image_relative_error}
+        return {of: error for of, error in errors.items() if error is not None and error > self.tolerance}
+
 
 class Stability(Strict):
     drift_percent: float | None = None

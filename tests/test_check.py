@@ -114,7 +114,7 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     ),
     "ranks that disagree": (
         lambda d: d.update(agreement={"steps": 4, "latent_relative_error": 0.5, "tolerance": 0.04}),
-        "agreement.latent_relative_error: 0.5 is over 0.04",
+        "agreement: latents are 0.5 apart, over 0.04",
     ),
     "what is no record": (lambda d: d.update(communication=[]), "communication: Input should be"),
     "an unknown field": (lambda d: d.update(note="looks fine"), "note: Extra inputs are not permitted"),

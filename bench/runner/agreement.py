@@ -77,11 +77,10 @@ def agreement(row: Row, painted_steps: int, by_rank: Iterable[Apart]) -> Agreeme
 
 
 def require(row: Row, found: Agreement) -> None:
-    """Raises Disagrees naming the row, both figures and what they mean."""
-    for name, error in (("latents", found.latent_relative_error), ("pictures", found.image_relative_error)):
-        if error is not None and error > found.tolerance:
-            raise Disagrees(
-                f"{row.label}: after {found.steps} steps the {name} of {ranks_of(row)} ranks together are"
-                f" {error:.2g} of their norm away from those of one, and at most {found.tolerance:g} is what"
-                " its options declare"
-            )
+    """Raises Disagrees naming the row, the error and what its options declare."""
+    for of, error in found.outside().items():
+        raise Disagrees(
+            f"{row.label}: after {found.steps} steps the {of} of {ranks_of(row)} ranks together are"
+            f" {error:.2g} of their norm away from those of one, and at most {found.tolerance:g} is what"
+            " its options declare"
+        )
