@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench import check_cell, identity, layout, record
+from bench.attempts import complaints
 from bench.check_cell import close, ranges
-from bench.check_files import file_faults, sentences
+from bench.check_files import file_faults
 from bench.matrix import AXIS_NAMES, IDENTITY, Row
 from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Result
 
@@ -42,7 +43,7 @@ def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterato
         yield f"{path}: missing; every attempt ends in one"
         return
     except ValidationError as error:
-        yield from (f"{path}: {sentence}" for sentence in sentences(error))
+        yield from (f"{path}: {sentence}" for sentence in complaints(error))
         return
     for sentence in (*result_faults(result), *_place_faults(results, folder, result, rows)):
         yield f"{path}: {sentence}"
@@ -130,7 +131,7 @@ def _place_faults(results: Path, folder: Path, result: Result, rows: dict[str, R
     try:
         row = Row.model_validate(result.row)
     except ValidationError as error:
-        yield from (f"row.{sentence}" for sentence in sentences(error))
+        yield from (f"row.{sentence}" for sentence in complaints(error))
         return
     weights = result.weights.source if result.weights else folder.parent.name
     expected = layout.attempt_dir(results, row, weights, result.attempt)

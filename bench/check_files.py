@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench import layout, pictures, quality, steady
+from bench.attempts import complaints
 from bench.record import HAS_NUMBERS, Cell, Result
 from bench.runner import telemetry
 
@@ -37,11 +38,6 @@ def file_faults(folder: Path, result: Result) -> Iterator[tuple[str, str]]:
     }
     for name, faults in checks.items():
         yield from ((name, sentence) for sentence in faults(folder, result))
-
-
-def sentences(error: ValidationError) -> Iterator[str]:
-    for each in error.errors():
-        yield f"{'.'.join(map(str, each['loc'])) or 'the whole file'}: {each['msg']}"
 
 
 def _measured(result: Result) -> list[Cell]:
@@ -165,7 +161,7 @@ def _quality_faults(folder: Path, result: Result) -> Iterator[str]:
     try:
         stored = quality.load(folder)
     except ValidationError as error:
-        yield from sentences(error)
+        yield from complaints(error)
         return
     if stored is None:
         return

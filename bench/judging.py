@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from bench import layout, pictures, quality, record
+from bench.attempts import Attempt, Unreadable, read
 from bench.matrix import Row
 from bench.pictures import PictureError
 from bench.quality import Quality
@@ -21,19 +22,6 @@ Distances = Callable[[Path, Path], tuple[quality.Prompt, ...]]
 
 NOT_PICTURED = frozenset({record.Code.NOT_APPLIED, record.Code.INVALID_OUTPUT})
 """Attempts whose pictures are not those of the row."""
-
-
-@dataclass(frozen=True)
-class Pictured:
-    """An attempt with quality pictures."""
-
-    folder: Path
-    row: Row
-    result: record.Result
-
-    @property
-    def host(self) -> str | None:
-        return self.result.environment.host_id if self.result.environment else None
 
 
 class What(StrEnum):
@@ -46,31 +34,30 @@ class What(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    attempt: Pictured
+    attempt: Attempt
     what: What
     quality: Quality | None = None
     message: str = ""
 
 
-def pictured(results: Path) -> tuple[list[Pictured], list[str]]:
+def pictured(results: Path) -> tuple[list[Attempt], list[str]]:
     """Attempts with pictures, oldest first, and a sentence for each result that cannot be read."""
     found, unreadable = [], []
     for folder in layout.attempts(results):
         if not pictures.prompts(folder):
             continue
         try:
-            result = record.load(folder / layout.RESULT)
-            row = Row.model_validate(result.row)
-        except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            unreadable.append(f"{folder / layout.RESULT}: {first}; `fluxbench check` lists every fault")
+            attempt = read(folder)
+        except (OSError, Unreadable) as why:
+            unreadable.append(f"{folder / layout.RESULT}: {why}; `fluxbench check` lists every fault")
             continue
+        result = attempt.result
         if result.status.code not in NOT_PICTURED and any(cell.latency for cell in result.cells):
-            found.append(Pictured(folder, row, result))
+            found.append(attempt)
     return sorted(found, key=lambda attempt: attempt.result.attempt), unreadable
 
 
-def judge(attempts: Iterable[Pictured], wanted: Path, again: bool = False) -> Iterator[Outcome]:
+def judge(attempts: Iterable[Attempt], wanted: Path, again: bool = False) -> Iterator[Outcome]:
     """Writes quality.json for every attempt at or below ``wanted`` whose own is missing or stale;
     ``again``: measures the pictures of all of them once more."""
     everything = list(attempts)
@@ -79,7 +66,7 @@ def judge(attempts: Iterable[Pictured], wanted: Path, again: bool = False) -> It
         if not attempt.folder.is_relative_to(wanted):
             continue
         peers = [other for other in everything if _comparable(other, attempt)]
-        reference = best([other for other in peers if other.row.is_reference], attempt.host)
+        reference = best([other for other in peers if other.row.is_reference], attempt.host_id)
         if reference is None:
             yield Outcome(attempt, What.NO_REFERENCE, message=_wanting(attempt.row))
         elif reference is attempt:
@@ -90,22 +77,22 @@ def judge(attempts: Iterable[Pictured], wanted: Path, again: bool = False) -> It
             yield _judge_one(attempt, reference, floor, distances, again)
 
 
-def best(candidates: Iterable[Pictured], host: str | None) -> Pictured | None:
+def best(candidates: Iterable[Attempt], host: str | None) -> Attempt | None:
     """The newest on this host, or else the newest anywhere."""
-    return max(candidates, key=lambda each: (each.host == host, each.result.attempt), default=None)
+    return max(candidates, key=lambda each: (each.host_id == host, each.result.attempt), default=None)
 
 
-def variants(peers: Iterable[Pictured], reference: Pictured) -> list[Pictured]:
+def variants(peers: Iterable[Attempt], reference: Attempt) -> list[Attempt]:
     """One attempt at each row that is the reference but for an exact change: they make the noise floor."""
-    rows: dict[tuple[str, ...], list[Pictured]] = {}
+    rows: dict[tuple[str, ...], list[Attempt]] = {}
     for peer in peers:
         if quality.is_exact_variant(peer.row):
             rows.setdefault(tuple(peer.row.stack.values()), []).append(peer)
-    chosen = [best(group, reference.host) for group in rows.values()]
+    chosen = [best(group, reference.host_id) for group in rows.values()]
     return [each for each in chosen if each is not None]
 
 
-def _comparable(one: Pictured, other: Pictured) -> bool:
+def _comparable(one: Attempt, other: Attempt) -> bool:
     return quality.same_task(one.row, one.result) == quality.same_task(other.row, other.result)
 
 
@@ -115,7 +102,7 @@ def _wanting(row: Row) -> str:
 
 
 def _judge_one(
-    attempt: Pictured, reference: Pictured, floor: list[Pictured], distances: Distances, again: bool
+    attempt: Attempt, reference: Attempt, floor: list[Attempt], distances: Distances, again: bool
 ) -> Outcome:
     known = _known(attempt)
     try:
@@ -134,7 +121,7 @@ def _judge_one(
     return Outcome(attempt, What.COMPUTED, current)
 
 
-def _known(attempt: Pictured) -> Quality | None:
+def _known(attempt: Attempt) -> Quality | None:
     """What stands in quality.json; None also where it is damaged or of another schema: computed anew."""
     try:
         return quality.load(attempt.folder)
@@ -142,7 +129,7 @@ def _known(attempt: Pictured) -> Quality | None:
         return None
 
 
-def _still_compared(known: Quality, attempt: Pictured, reference: Pictured, floor: list[Pictured]) -> bool:
+def _still_compared(known: Quality, attempt: Attempt, reference: Attempt, floor: list[Attempt]) -> bool:
     """Whether the distances in ``known`` are those between these attempts; the tier follows from config and
     is not asked."""
     return (
@@ -154,7 +141,7 @@ def _still_compared(known: Quality, attempt: Pictured, reference: Pictured, floo
     )
 
 
-def _floor(variant: Pictured, reference: Pictured, distances: Distances) -> quality.Floor:
+def _floor(variant: Attempt, reference: Attempt, distances: Distances) -> quality.Floor:
     middle = quality.medians(distances(variant.folder, reference.folder))
     return quality.Floor(**middle.model_dump(), against=quality.against(variant.row, variant.result))
 

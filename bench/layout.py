@@ -24,6 +24,8 @@ from bench.matrix import Row
 RESULT = "result.json"
 REQUESTS = "requests.jsonl"
 TELEMETRY = "telemetry.csv.gz"
+GROWING_TELEMETRY = "telemetry.csv"
+"""While the row runs, and after a kill."""
 LOG = "log.txt"
 EVENTS = "events.jsonl"
 IMAGES = "images"

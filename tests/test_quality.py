@@ -265,3 +265,14 @@ def test_an_exact_option_that_went_wrong_is_no_measure_of_itself(tmp_path: Path)
     assert [floor.against.row for floor in broken.noise_floor] == ["3"]
     assert sound is not None
     assert sound.tier == "lossless", "by the bounds"
+
+
+def test_a_damaged_result_is_named_with_its_field(tree: Path) -> None:
+    (path, *_) = sorted(tree.rglob(layout.RESULT))
+    damaged = json.loads(path.read_text())
+    damaged["cells"][0]["n"] = "many"
+    path.write_text(json.dumps(damaged))
+    found, unreadable = judging.pictured(tree)
+    assert len(found) == 3
+    (sentence,) = unreadable
+    assert sentence.startswith(f"{path}: cells.0.n: Input should be a valid integer")

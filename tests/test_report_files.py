@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from bench.matrix import REFERENCE
 from bench.quality import FILE
 from bench.record import Code
 from bench.report import timeline
+from bench.report.load import load
 from bench.tryout import Tried
 from bench.tryout_report import Constructed
 
@@ -123,6 +125,18 @@ def test_a_report_removes_what_it_no_longer_writes_and_nothing_else(tree: Path, 
     assert [path.name for path in out.glob("*.html")] == ["index.html"]
 
 
+def test_an_attempt_copied_to_another_row_is_a_problem_and_counts_once(tmp_path: Path) -> None:
+    row, other = fake_row(row="2", compilation="inductor"), fake_row(row="7", attention="cudnn")
+    folder = write_attempt(tmp_path, fake_result(row, n=16))
+    copy = layout.attempt_dir(tmp_path, other, folder.parent.name, folder.name)
+    shutil.copytree(folder, copy)
+    found = load(tmp_path)
+    assert [attempt.row.row for attempt in found.attempts] == ["2"]
+    (problem,) = found.problems
+    assert problem.path == str(copy.relative_to(tmp_path))
+    assert "belong in single_gpu/h100/row-0002/" in problem.reason
+
+
 def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:
     for row, noise in (
         (fake_row(row="2", hardware="cpu"), 0.0),
@@ -144,7 +158,7 @@ def telemetry(folder: Path, values: Sequence[str]) -> Path:
         "t,gpu,gpu_busy_percent,memory_used_bytes,sm_clock_mhz,power_w,temperature_c,cpu_percent,rss_bytes"
     ]
     lines += [f"{index / 10:.1f},GPU-0,{value},,,,,," for index, value in enumerate(values)]
-    (folder / layout.TELEMETRY).write_bytes(gzip.compress("\n".join(lines).encode()))
+    (folder / layout.TELEMETRY).write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
     return folder
 
 
@@ -164,6 +178,16 @@ def test_a_gap_in_the_samples_is_a_gap_in_the_curve(tmp_path: Path) -> None:
     assert found is not None
     assert len(found.curves[0].segments) == 2
     assert len(found.curves) == 1  # nothing is drawn for what was never sampled
+
+
+def test_a_killed_attempt_keeps_its_curves(tmp_path: Path) -> None:
+    """Nobody compressed what was sampled, and the last line may be cut."""
+    whole = telemetry(tmp_path, ["50"] * 500) / layout.TELEMETRY
+    expected = timeline.read(tmp_path)
+    (tmp_path / layout.GROWING_TELEMETRY).write_bytes(gzip.decompress(whole.read_bytes()) + b"50.0,GPU")
+    whole.unlink()
+    assert expected is not None
+    assert timeline.read(tmp_path) == expected
 
 
 def test_broken_telemetry_is_named_in_the_page_and_stops_nothing(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench import layout, quality, record
-from bench.matrix import Row
+from bench import attempts, layout, quality
+from bench.attempts import Unreadable, first_complaint
 from bench.quality import Quality
 from bench.tryout_report import Constructed
 
@@ -17,23 +17,10 @@ LOG_EXCERPT_LINES = 12
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One folder of the tree with a readable ``result.json``."""
+class Attempt(attempts.Attempt):
+    """With what was judged of its pictures, and the end of its log."""
 
-    folder: Path
-    row: Row
-    result: record.Result
     quality: Quality | None
-
-    @property
-    def weights(self) -> str:
-        """``hub``, ``synthetic`` or ``tiny``: of the result, or of the folder where none were loaded."""
-        return self.result.weights.source if self.result.weights else self.folder.parent.name
-
-    @property
-    def host_id(self) -> str | None:
-        """None where the attempt ended before it looked at its machine."""
-        return self.result.environment.host_id if self.result.environment else None
 
     def log_excerpt(self) -> list[str]:
         """The last lines of the log, as the result quotes them or else from the log itself."""
@@ -73,43 +60,32 @@ def load(results: Path) -> Loaded:
     for folder in layout.attempts(results):
         place = str(folder.relative_to(results))
         try:
-            row, result = _result(folder)
-        except (OSError, ValueError) as error:
-            loaded.problems.append(Problem(place, _why(folder, error)))
+            found = attempts.read(folder)
+        except FileNotFoundError:
+            loaded.problems.append(Problem(place, _unfinished(folder)))
+            continue
+        except (OSError, Unreadable) as error:
+            loaded.problems.append(Problem(place, f"{error}; `fluxbench check` lists every fault"))
             continue
         try:
-            closeness = _quality(folder, result)
+            closeness = _quality(found)
         except (OSError, ValueError) as error:
-            loaded.problems.append(Problem(f"{place}/{quality.FILE}", _why(folder, error)))
+            why = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+            loaded.problems.append(Problem(f"{place}/{quality.FILE}", why))
             closeness = None
-        loaded.attempts.append(Attempt(folder, row, result, closeness))
+        loaded.attempts.append(Attempt(folder, found.row, found.result, closeness))
     return loaded
 
 
-def _result(folder: Path) -> tuple[Row, record.Result]:
-    """Raises OSError or ValueError (pydantic's included) for a folder that holds no valid result."""
-    result = record.load(folder / layout.RESULT)
-    if result.weights and result.weights.source != folder.parent.name:
-        raise ValueError(
-            f"measured with {result.weights.source} weights but stored under {folder.parent.name}"
-        )
-    return Row.model_validate(result.row), result
+def _quality(found: attempts.Attempt) -> Quality | None:
+    """Raises OSError or ValueError (pydantic's included)."""
+    judged = quality.load(found.folder)
+    if judged and (judged.attempt, judged.fingerprint) != (found.result.attempt, found.result.fingerprint):
+        raise ValueError(f"about attempt {judged.attempt}, not this one; run `fluxbench quality` again")
+    return judged
 
 
-def _quality(folder: Path, result: record.Result) -> Quality | None:
-    found = quality.load(folder)
-    if found and (found.attempt, found.fingerprint) != (result.attempt, result.fingerprint):
-        raise ValueError(f"about attempt {found.attempt}, not this one; run `fluxbench quality` again")
-    return found
-
-
-def _why(folder: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        finished = folder / layout.REQUESTS
-        count = len(finished.read_text(encoding="utf-8").splitlines()) if finished.exists() else 0
-        return f"no {layout.RESULT}: still running, or killed; {count} finished requests in {layout.REQUESTS}"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}; `fluxbench check` lists every fault".removeprefix(": ")
-    return str(error)
+def _unfinished(folder: Path) -> str:
+    finished = folder / layout.REQUESTS
+    count = len(finished.read_text(encoding="utf-8").splitlines()) if finished.exists() else 0
+    return f"no {layout.RESULT}: still running, or killed; {count} finished requests in {layout.REQUESTS}"

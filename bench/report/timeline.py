@@ -6,7 +6,6 @@ highest sample of any GPU. Where no sample has a value the curve has a gap.
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import config, layout
+from bench.runner import telemetry
+from bench.runner.telemetry import Sample
 
 WIDTH, HEIGHT = 1000, 60
 """Drawing units of a curve; the page scales them."""
@@ -69,37 +70,31 @@ class Timeline:
     bands: tuple[Band, ...]
 
 
-Line = list[str]
-"""The fields of one sample of one GPU, as text."""
-
-
 def read(attempt: Path) -> Timeline | None:
     """None where nothing was sampled. Raises ValueError for a file that is not telemetry."""
-    path = attempt / layout.TELEMETRY
-    if not path.exists():
-        return None
     try:
-        header, *lines = (line.split(",") for line in gzip.decompress(path.read_bytes()).decode().split())
-        start, end = float(lines[0][header.index("t")]), float(lines[-1][header.index("t")])
-        curves = [curve(quantity, header, lines) for quantity in QUANTITIES] if end > start else []
+        samples = telemetry.read(attempt)
+        start, end = (samples[0].t, samples[-1].t) if samples else (0.0, 0.0)
+        curves = [curve(quantity, samples) for quantity in QUANTITIES] if end > start else []
         bands = _bands(attempt / layout.EVENTS, start, end) if end > start else ()
-    except (OSError, EOFError, zlib.error, ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{path.name} or {layout.EVENTS} cannot be read: {error}") from error
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{layout.TELEMETRY} or {layout.EVENTS} cannot be read: {error}") from error
+    if not samples:
+        return None
     return Timeline(end - start, tuple(each for each in curves if each), bands)
 
 
-def curve(quantity: Quantity, header: Sequence[str], lines: Sequence[Line]) -> Curve | None:
-    """None where no sample has the quantity. ``header`` names the fields of each line."""
-    moment, column = header.index("t"), header.index(quantity.column)
-    values = [float(line[column]) * quantity.scale for line in lines if line[column]]
+def curve(quantity: Quantity, samples: Sequence[Sample]) -> Curve | None:
+    """None where no sample has the quantity."""
+    values = [value * quantity.scale for _, value in _points(samples, quantity.column)]
     if not values:
         return None
-    start, end = float(lines[0][moment]), float(lines[-1][moment])
+    start, end = samples[0].t, samples[-1].t
     peak = max(values)
     top = quantity.full or peak or 1.0
     segments: list[list[str]] = [[]]
-    for bucket in _buckets(lines, config.TELEMETRY.curve_points):
-        present = [(float(line[moment]), float(line[column])) for line in bucket if line[column]]
+    for bucket in _buckets(samples, config.TELEMETRY.curve_points):
+        present = _points(bucket, quantity.column)
         if not present:
             segments.append([])
             continue
@@ -115,10 +110,14 @@ def curve(quantity: Quantity, header: Sequence[str], lines: Sequence[Line]) -> C
     )
 
 
-def _buckets(lines: Sequence[Line], most: int) -> list[Sequence[Line]]:
+def _points(samples: Sequence[Sample], column: str) -> list[tuple[float, float]]:
+    return [(sample.t, sample.values[column]) for sample in samples if column in sample.values]
+
+
+def _buckets(samples: Sequence[Sample], most: int) -> list[Sequence[Sample]]:
     """Consecutive shares of equal length, at most ``most``."""
-    size = -(-len(lines) // most)
-    return [lines[start : start + size] for start in range(0, len(lines), size)]
+    size = -(-len(samples) // most)
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
 def _bands(events: Path, start: float, end: float) -> tuple[Band, ...]:

@@ -20,7 +20,7 @@ from types import TracebackType
 
 import psutil
 
-from bench import record
+from bench import layout, record
 from bench.config import TELEMETRY
 from bench.runner import sampler
 
@@ -41,7 +41,7 @@ class Sample:
 def read(attempt_dir: Path) -> list[Sample]:
     """All samples of an attempt, compressed or not; [] where none were written. A kill may have cut the
     last line short: it is left out."""
-    compressed, plain = attempt_dir / "telemetry.csv.gz", attempt_dir / "telemetry.csv"
+    compressed, plain = attempt_dir / layout.TELEMETRY, attempt_dir / layout.GROWING_TELEMETRY
     if compressed.exists():
         with gzip.open(compressed, "rt", encoding="utf-8") as file:
             return list(parse(file))
@@ -67,7 +67,7 @@ class Telemetry:
 
     def __init__(self, attempt_dir: Path, gpu_uuids: Sequence[str], pids: Sequence[int]) -> None:
         """``pids``: the processes whose resident memory is summed."""
-        self._path = attempt_dir / "telemetry.csv"
+        self._path = attempt_dir / layout.GROWING_TELEMETRY
         gpus = chain.from_iterable(("--gpu", uuid) for uuid in gpu_uuids)
         hertz = TELEMETRY.hertz if gpu_uuids else TELEMETRY.cpu_hertz
         self._command = [sys.executable, "-P", sampler.__file__, str(self._path)]
