@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
-from bench import config, judging, pictures, quality, record
+from bench import config, judging, layout, pictures, quality, record
 from bench.cli import main
 from bench.judging import What
 from bench.matrix import Row
