@@ -88,6 +88,15 @@ def root_of(path: Path) -> Path:
     return next(filter(holds, (path, *path.parents)), path)
 
 
+def tree_near(path: Path) -> Path | None:
+    """The results tree that somebody meant who named this folder: itself, one that it is in, or one right
+    below it. None where none of them holds a result."""
+    path = path.resolve()
+    below = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    candidates = (path, root_of(path), *path.parents, *below)
+    return next((folder for folder in candidates if any(attempts(folder)) or constructed(folder)), None)
+
+
 def packing_path(results: Path, gpu_uuids: Iterable[str]) -> Path:
     """What it costs to run a row on each of these GPUs at once."""
     name = hashlib.sha256("+".join(sorted(gpu_uuids)).encode()).hexdigest()[:16]

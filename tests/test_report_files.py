@@ -117,10 +117,11 @@ def test_a_report_removes_what_it_no_longer_writes_and_nothing_else(tree: Path, 
     out = tmp_path / "out"
     command(tree, "--out", out)
     (out / "charts" / "mine.svg").write_text("kept")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    done = command(empty, "--out", out)
-    assert "no result there yet" in done.output
+    begun = tmp_path / "begun"
+    (begun / "cpu" / "row-0001" / "tiny" / "20261122T120000Z-0000").mkdir(parents=True)
+    done = command(begun, "--out", out)
+    assert "0 attempts read" in done.output
+    assert "left out: cpu/row-0001/tiny/20261122T120000Z-0000: no result.json" in done.output
     assert [path.name for path in (out / "charts").iterdir()] == ["mine.svg"]
     assert [path.name for path in out.glob("*.html")] == ["index.html"]
 
@@ -135,6 +136,31 @@ def test_an_attempt_copied_to_another_row_is_a_problem_and_counts_once(tmp_path:
     (problem,) = found.problems
     assert problem.path == str(copy.relative_to(tmp_path))
     assert "belong in single_gpu/h100/row-0002/" in problem.reason
+
+
+@pytest.mark.parametrize("place", ["single_gpu", "single_gpu/h100/row-0002", "notes", ".."])
+@pytest.mark.parametrize("asked", [[], ["--readme"]], ids=["report", "readme"])
+def test_a_path_that_is_not_the_root_of_a_tree_is_refused_with_the_root_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, asked: list[str]
+) -> None:
+    results = tmp_path / "results"
+    write_attempt(results, fake_result(fake_row(row="2")))
+    (results / "notes").mkdir()
+    (tmp_path / "README.md").write_text("<!-- fluxbench: fastest -->\n<!-- /fluxbench -->\n")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = command(f"results/{place}", *asked)
+    assert done.exit_code == 2
+    assert "not the root of a results tree; results is: `fluxbench report results`" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "README.md").read_text().count("\n") == 2
+
+
+def test_a_folder_without_any_result_is_refused_and_stays_empty(tmp_path: Path) -> None:
+    done = command(tmp_path)
+    assert done.exit_code == 2
+    assert "holds no result; `make demo`" in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,12 +40,28 @@ def check(path: Path, matrix_path: Path) -> None:
     sys.exit(run(path, read_rows(matrix_path), click.echo))
 
 
+def results_tree(_: click.Context, __: click.Parameter, path: Path) -> Path:
+    """A report of anything else would be an empty one, and written to the wrong place."""
+    from bench import layout
+
+    tree = layout.tree_near(path)
+    if tree == path.resolve():
+        return path
+    if tree is None:
+        raise click.BadParameter(f"{path} holds no result; `make demo` or `make bench ROW=42` makes some")
+    root = os.path.relpath(tree)
+    raise click.BadParameter(
+        f"{path} is not the root of a results tree; {root} is: `fluxbench report {shlex.quote(root)}`"
+    )
+
+
 @click.command()
 @click.argument(
     "results",
     metavar="[RESULTS]",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path("results"),
+    callback=results_tree,
 )
 @click.option(
     "--out",

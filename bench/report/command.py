@@ -27,8 +27,6 @@ def render(results: Path, out: Path | None, say: Say) -> int:
 
     rendered, index = write(results, out or layout.analysis_dir(results))
     say(f"{plural(rendered.attempts, 'attempt')} read from {results}")
-    if not rendered.attempts:
-        say("no result there yet: `make demo` or `make bench ROW=42` makes some")
     for problem in rendered.problems:
         say(f"left out: {problem.path}: {problem.reason}")
     say(str(index))
