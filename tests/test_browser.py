@@ -144,5 +144,6 @@ def test_the_index_leads_to_the_answer(page: Page, report: tuple[Path, dict[str,
     page.goto((report[0] / "index.html").as_uri())
     card = page.locator(".answer").first
     assert "bf16 + inductor" in card.inner_text()
+    assert "row 3," in card.inner_text()
     card.get_by_role("link").click()
     assert page.url.endswith("h100x1.html#h100x1-synthetic-txt2img")

@@ -237,7 +237,7 @@ def test_readme_tables_are_renewed_between_their_markers(
     text = readme.read_text()
     assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
     assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
-    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 3.9" in text
+    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 4 | 3.9" in text, "row 4"
     assert "old" not in text
     assert command(tree, "--readme", "--check").exit_code == 0
 
@@ -250,7 +250,7 @@ def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
     readme.write_text("<!-- fluxbench: options -->\n<!-- /fluxbench -->\n")
     assert command(tree, "--readme").exit_code == 0
     lines = {line.split("|")[1].strip(): line for line in readme.read_text().splitlines() if "|" in line}
-    assert "| H100 | 3.9" in lines["`inductor`"]
+    assert "| H100 | 4 | 3.9" in lines["`inductor`"], "row 4"
     assert "against" in lines["`inductor`"]
     assert "× " in lines["`inductor`"], "a speed-up with its verdict"
     assert "| not run yet | – | – | – | – |" in lines["`flash3`"]

@@ -25,6 +25,7 @@ COLUMNS = (
     Column("Plan's name", numeric=False),
     Column("Image", numeric=False),
     Column("Ran on", numeric=False),
+    Column("Row alone"),
     Column("p50 alone (s)"),
     Column("Speed-up alone"),
     Column("Memory peak (GB)"),
@@ -80,6 +81,7 @@ def _line(report: Report, axis: str, option: Option) -> Line:
             words(option.title),
             words(next((image for image in IMAGES if image in option.images and image != "cpu"), "cpu")),
             words(", ".join(ran_on) or NOT_RUN),
+            words(alone.measurement.row.row if alone else MISSING),
             *_figures(alone),
             words(_quality(report, axis, option.id)),
         )

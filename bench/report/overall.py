@@ -24,6 +24,7 @@ from bench.verdicts import Verdict
 FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
 """Quality floor -> whether a stack is above it."""
 FLOOR = Column("Quality floor", numeric=False)
+ROW = Column("Row", hint="Its id in matrix.csv, which never changes")
 GPU = Column("GPU", numeric=False)
 MEASURED = Column("Measured", numeric=False)
 
@@ -92,7 +93,7 @@ def _rank(best: Best) -> tuple[bool, float, float]:
 
 def table(world: World) -> Table:
     lines = tuple(Line(tuple(_entries(best))) for best in world.bests)
-    columns = (COLUMNS[0], FLOOR, *COLUMNS[1:], GPU, MEASURED)
+    columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], GPU, MEASURED)
     return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)
 
 
@@ -103,6 +104,7 @@ def _entries(best: Best) -> Iterator[Entry]:
     yield words(best.floor, note="promised by its options" if promised else "")
     # Not marked as stale: the last column says which code measured it.
     yield words(best.answer.stack)
+    yield words(best.answer.winner.row.row)
     yield from rest
     yield words(best.view.section.devices or MISSING)
     yield words(_measured(best.answer))
