@@ -12,6 +12,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.hardware import HARDWARE, gpus_of
+
 Tier = Literal["core", "extended"]
 Model = Literal["flux.1-dev", "tiny"]
 Task = Literal["txt2img", "img2img", "inpaint"]
@@ -42,7 +44,6 @@ BASELINE = {"precision": "fp32", **PLAIN}
 REFERENCE = {"precision": "bf16", **PLAIN}
 """What speed-ups and quality are measured against: bf16 eager sdpa."""
 
-HARDWARE = re.compile(r"cpu|(?P<gpu>[a-z][a-z0-9]*?)x(?P<count>[1-9][0-9]*)")
 ROW_ID = re.compile(r"[1-9][0-9]{0,8}|p-[0-9a-f]{8}")
 """A number in matrix.csv; ``p-`` and a hash of the content for a row planned from results."""
 
@@ -56,7 +57,7 @@ class Row(BaseModel):
 
     row: str = Field(pattern=rf"^({ROW_ID.pattern})$")
     tier: Tier
-    hardware: str = Field(pattern=r"^(cpu|[a-z][a-z0-9]*x[1-9][0-9]*)$")
+    hardware: str = Field(pattern=rf"^({HARDWARE.pattern})$")
     model: Model
     size: int = Field(gt=0)
     """Width and height in pixels."""
@@ -96,13 +97,11 @@ class Row(BaseModel):
     @property
     def gpu(self) -> str | None:
         """``h100`` of ``h100x8``; None on cpu."""
-        match = HARDWARE.fullmatch(self.hardware)
-        return match["gpu"] if match else None
+        return gpus_of(self.hardware)[0]
 
     @property
     def gpu_count(self) -> int:
-        match = HARDWARE.fullmatch(self.hardware)
-        return int(match["count"]) if match and match["count"] else 0
+        return gpus_of(self.hardware)[1]
 
     @property
     def is_baseline(self) -> bool:

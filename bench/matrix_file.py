@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, HARDWARE, IDENTITY, MODELS, PLAIN, TASKS, TIERS, Row
+from bench.hardware import HARDWARE, gpus_of
+from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, IDENTITY, MODELS, PLAIN, TASKS, TIERS, Row
 
 TINY_SIZE = 128
 """The only size that the shipped tiny model was trained at, in pixels."""
@@ -202,8 +203,8 @@ def _misfit(column: str, fields: Mapping[str, str]) -> str | None:
     if column == "hardware":
         if value == "cpu" and fields.get("model") == "flux.1-dev":
             return "flux.1-dev does not run on cpu; its rows there use the tiny model"
-        gpu, _, count = value.rpartition("x")
-        if value != "cpu" and count != "1" and fields.get("parallel") == PLAIN["parallel"]:
+        gpu, count = gpus_of(value)
+        if count > 1 and fields.get("parallel") == PLAIN["parallel"]:
             return f"a stack for one GPU stands under {gpu}x1, not {value}"
     return None
 

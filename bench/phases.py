@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from bench import several_gpus
+from bench.hardware import gpus_of
 from bench.layers import (
     COMBINATIONS,
     CPU_LAYERS,
@@ -37,9 +38,15 @@ PHASES = {
 }
 """number -> the plan's title. Phase 5 chooses among results, so no row is derived to be in it."""
 
-GPUS = ("a100x1", "h100x1")
-HARDWARE = (*GPUS, "cpu")
-NODE_GPUS = tuple(dict.fromkeys(hardware.partition("x")[0] for hardware in several_gpus.NODES))
+ONE_GPU = ("a100x1", "h100x1")
+HARDWARE = (*ONE_GPU, "cpu")
+"""Of phases 1 to 3."""
+NODE_GPUS = tuple(dict.fromkeys(gpu for gpu, _ in map(gpus_of, several_gpus.NODES) if gpu))
+ALL_HARDWARE = sorted(
+    {*HARDWARE, *several_gpus.NODES, *(f"{gpu}x1" for gpu in NODE_GPUS)},
+    key=lambda hardware: (gpus_of(hardware)[0] or "", gpus_of(hardware)[1]),
+)
+"""Whatever has rows: the CPU, then GPU by GPU, from one to many."""
 WORKLOADS = {"cpu": ("tiny", 128, 28)}
 """hardware -> (model, size, steps) where it is not the usual one."""
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
@@ -93,28 +100,29 @@ def declared() -> Iterator[Declared]:
     short = _place("cpu", ("txt2img", "none"), steps=SHORT_STEPS)
     yield _declare(short, BASELINE, None, "few steps, so that a true p99 is cheap")
     yield _declare(short, REFERENCE, BASELINE, "the reference of few steps")
-    yield from _alone((*product(GPUS, GPU_LAYERS), *product(["cpu"], CPU_LAYERS)))
+    yield from _alone((*product(ONE_GPU, GPU_LAYERS), *product(["cpu"], CPU_LAYERS)))
     yield from _combined(COMBINATIONS)
     for gpu in NODE_GPUS:
         yield from _one_gpu(gpu)
-        for hardware, count in several_gpus.NODES.items():
-            if hardware.startswith(gpu):
-                yield from _node(hardware, count)
-    yield from _alone((*product(GPUS, LATER_GPU_LAYERS), *product(["cpu"], LATER_CPU_LAYERS)))
+        for hardware in several_gpus.NODES:
+            if gpus_of(hardware)[0] == gpu:
+                yield from _node(hardware)
+    yield from _alone((*product(ONE_GPU, LATER_GPU_LAYERS), *product(["cpu"], LATER_CPU_LAYERS)))
     yield from _combined(LATER_COMBINATIONS)
     yield from _rearranged_on_nodes()
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
     """What several are held against; at the usual size the GPUs of phases 1 to 3 have it already."""
-    hardware, steps = f"{gpu}x1", list(several_gpus.one_gpu(fp8=gpu != "a100"))
-    if hardware not in GPUS:
+    hardware, steps = f"{gpu}x1", list(several_gpus.one_gpu())
+    if hardware not in ONE_GPU:
         for use_case in CORE_USE_CASES:
             yield from _descend(_place(hardware, use_case), steps)
     yield from _descend(_place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE), steps)
 
 
-def _node(hardware: str, count: int) -> Iterator[Declared]:
+def _node(hardware: str) -> Iterator[Declared]:
+    _, count = gpus_of(hardware)
     for use_case in CORE_USE_CASES:
         yield from _descend(_place(hardware, use_case), several_gpus.everywhere(count))
     yield from _descend(_place(hardware, TEXT_TO_IMAGE), several_gpus.text_to_image(count))
@@ -126,10 +134,11 @@ def _rearranged_on_nodes() -> Iterator[Declared]:
     """At both sizes of txt2img; FP8 at the usual one, as before."""
     for gpu in NODE_GPUS:
         for size in (None, several_gpus.LARGE):
-            if size or f"{gpu}x1" not in GPUS:
+            if size or f"{gpu}x1" not in ONE_GPU:
                 place = _place(f"{gpu}x1", TEXT_TO_IMAGE, size=size)
                 yield from _descend(place, several_gpus.rearranged_one_gpu())
-    for hardware, count in several_gpus.NODES.items():
+    for hardware in several_gpus.NODES:
+        _, count = gpus_of(hardware)
         for size in (None, several_gpus.LARGE):
             steps = several_gpus.rearranged(count, fp8=size is None)
             yield from _descend(_place(hardware, TEXT_TO_IMAGE, size=size), steps)
@@ -153,7 +162,7 @@ def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
 
 def _combined(combinations: Iterable[Combination]) -> Iterator[Declared]:
     """Each on the reference of one GPU."""
-    for hardware, combination, use_case in product(GPUS, combinations, USE_CASES):
+    for hardware, combination, use_case in product(ONE_GPU, combinations, USE_CASES):
         if use_case[1] in CORE_CONTROLS:
             stack = REFERENCE | combination.changes
             parent = stack | {combination.added: REFERENCE[combination.added]}

@@ -19,16 +19,7 @@ from dataclasses import dataclass
 
 from bench.layers import Stack
 
-NODES = {
-    "h200x2": 2,
-    "h100x2": 2,
-    "h100x4": 4,
-    "h100x8": 8,
-    "a100x2": 2,
-    "a100x4": 4,
-    "a100x8": 8,
-}
-"""hardware -> its GPUs."""
+NODES = ("h200x2", "h100x2", "h100x4", "h100x8", "a100x2", "a100x4", "a100x8")
 LARGE = 2048
 """Pixels, both ways: 4.5 times the work of 1024 in a step, and where a parallel VAE pays."""
 
@@ -49,13 +40,12 @@ COMPILED = {"compilation": "inductor"}
 REPLICAS = {"parallel": "replicas"}
 
 
-def one_gpu(*, fp8: bool) -> Iterator[Step]:
+def one_gpu() -> Iterator[Step]:
     """What a node is held against, on one GPU of the same host. Parents are the reference."""
     yield Step({}, None, "reference: the one GPU that several are held against")
     yield Step(COMPILED, {}, "compiled: the one GPU that several compiled ones are held against")
-    if fp8:
-        quantised = COMPILED | {"quantization": "scaledmm-fp8-row"}
-        yield Step(quantised, COMPILED, "our dynamic FP8 compiled, on one GPU")
+    quantised = COMPILED | {"quantization": "scaledmm-fp8-row"}
+    yield Step(quantised, COMPILED, "our dynamic FP8 compiled, on one GPU")
 
 
 def everywhere(count: int) -> Iterator[Step]:

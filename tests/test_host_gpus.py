@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from fakes import fake_row
 
+from bench.hardware import GPUS
 from bench.host import leases
-from bench.host.gpus import Gpu, GpuError, candidates, inventory, misfit, only_visible
+from bench.host.gpus import Gpu, GpuError, candidates, imagined, inventory, misfit, only_visible
 from bench.host.local import runner_environment
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -159,6 +160,11 @@ def test_sliced_and_smaller_gpus_do_not_stand_in_for_the_plans() -> None:
     assert candidates(fake_row(hardware="a100x1"), [forty, gpu(1, "NVIDIA A100-SXM4-80GB", 85.9)])
 
 
+@pytest.mark.parametrize("kind", [*GPUS, "b200"])
+def test_an_imagined_machine_has_what_its_rows_want(kind: str) -> None:
+    assert misfit(fake_row(hardware=f"{kind}x2"), imagined(kind, 2)) is None
+
+
 def test_the_runner_gets_the_callers_environment_and_its_gpus_by_uuid() -> None:
     caller = {"NCCL_DEBUG": "INFO", "HF_TOKEN": "x", "CUDA_VISIBLE_DEVICES": "0,1"}
     assert runner_environment(caller, ("GPU-a", "GPU-b")) == {**caller, "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
@@ -169,6 +175,7 @@ def test_the_runner_gets_the_callers_environment_and_its_gpus_by_uuid() -> None:
 
 HOLD = """
 import sys, time
+from bench.hardware import GPUS
 from bench.host import leases
 lease = leases.take(sys.argv[1].split(","), int(sys.argv[2]), "the other campaign")
 print("held", *lease.names, flush=True)

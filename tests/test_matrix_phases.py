@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from bench import matrix_file, phases, several_gpus
 from bench.axes import AXES
 from bench.axes.parallel import ranks_of
+from bench.hardware import GPUS, HARDWARE, gpus_of
 from bench.images import image_of
 from bench.listing import stack_text
 from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row, layers
@@ -123,6 +125,28 @@ def test_the_phase_is_the_earliest_that_the_stack_belongs_to() -> None:
     assert phases.phase_of(row_with(quantization="bnb-nf4", compilation="inductor")) == 3
     assert phases.phase_of(row_with(vae="tiled")) == 3
     assert phases.phase_of(row_with(hardware="h100x2", parallel="ulysses2", compilation="inductor")) == 4
+
+
+def test_of_every_gpu_that_has_rows_the_facts_are_known_and_no_others_are_kept() -> None:
+    assert {row.gpu for row in DECLARED} == {None, *GPUS}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "gpu", "count"),
+    [("cpu", None, 0), ("h100x8", "h100", 8), ("rtx4090x2", "rtx4090", 2), ("a100x16", "a100", 16)],
+)
+def test_hardware_says_its_gpu_and_how_many(hardware: str, gpu: str | None, count: int) -> None:
+    assert HARDWARE.fullmatch(hardware)
+    assert gpus_of(hardware) == (gpu, count)
+    row = row_with(hardware=hardware)
+    assert (row.gpu, row.gpu_count) == (gpu, count)
+
+
+@pytest.mark.parametrize("hardware", ["h100", "h100x0", "x8", "8xh100", "H100x8", "cpux", "gpu x1"])
+def test_what_is_no_hardware_makes_no_row(hardware: str) -> None:
+    assert not HARDWARE.fullmatch(hardware)
+    with pytest.raises(ValidationError, match="hardware"):
+        row_with(hardware=hardware)
 
 
 def test_the_axes_are_the_columns() -> None:

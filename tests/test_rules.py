@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from bench.axes import AXES
+from bench.hardware import GPUS
 from bench.images import image_of
 from bench.listing import as_dict
 from bench.matrix import PLAIN, Row
 from bench.rules import RULES, flags, refusals, stacks
-from bench.rules.stacks import COMPUTE_CAPABILITY
 from bench.runner.judge import flagged
 
 HARDWARE = ("a100x1", "h100x1", "cpu")
@@ -131,7 +131,7 @@ def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_ru
         assert names(on("a100x8", **changes)) == ["older-gpu"]
         assert names(on("h200x1", **changes)) == []
         assert names(on("b200x1", **changes)) == []
-    assert "b200" not in COMPUTE_CAPABILITY
+    assert "b200" not in GPUS
 
 
 def test_a_refusal_names_option_and_limit() -> None:

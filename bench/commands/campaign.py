@@ -157,17 +157,17 @@ def run_campaign(
 
 
 def _rented(hardware: str, dry_run: bool) -> list[Gpu]:
+    from bench.hardware import HARDWARE, gpus_of
     from bench.host.gpus import imagined
-    from bench.matrix import HARDWARE
 
-    found = HARDWARE.fullmatch(hardware)
-    if not found or not found["gpu"]:
+    gpu, count = gpus_of(hardware) if HARDWARE.fullmatch(hardware) else (None, 0)
+    if gpu is None:
         raise click.BadParameter(
             f"{hardware} is no hardware of GPUs, such as h100x1 or a100x8", param_hint="--on"
         )
     if not dry_run:
         raise click.UsageError(f"--on plans for {hardware}, and nothing runs on it from here: add --dry-run")
-    return imagined(found["gpu"], int(found["count"]))
+    return imagined(gpu, count)
 
 
 @click.command("fan-out")

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.hardware import gpus_of
 from bench.host import leases, locks, recipe
 from bench.host.docker import CODE, HUB_CACHE, SHARED_MEMORY
 from bench.host.image import tag
 from bench.images import IMAGES
+from bench.phases import ALL_HARDWARE
 
 TEMPLATE = locks.DOCKER / "compose.yaml.j2"
-COUNTS = {"a100": (1, 2, 4, 8), "h100": (1, 2, 4, 8), "h200": (1, 2)}
-"""The plan's hardware, and what the matrix has rows of beyond it (a test). A service exists whether or not
-there are rows for it yet."""
-
 LEASES = f"/tmp/{leases.FOLDER}"
 """As ``leases.folder()`` is called where nobody has set TMPDIR."""
 
@@ -38,14 +36,19 @@ class Service:
 
 
 def services() -> list[Service]:
-    """The CPU's, then every GPU count x image that makes sense there."""
-    found = [Service("cpu", "cpu", 0)]
-    for gpu, counts in COUNTS.items():
-        for count in counts:
-            left_out = SEVERAL_ONLY if count == 1 else ONE_ONLY
-            chosen = (image for image in IMAGES[1:] if image not in left_out)
-            found += [Service(f"{gpu}x{count}", image, count) for image in chosen]
-    return found
+    """Of all hardware that has rows, every image that makes sense there."""
+    counts = {hardware: gpus_of(hardware)[1] for hardware in ALL_HARDWARE}
+    return [
+        Service(hardware, image, count) for hardware, count in counts.items() for image in _images_on(count)
+    ]
+
+
+def _images_on(gpus: int) -> list[str]:
+    """The CPU has its own image; the others are for GPUs."""
+    if gpus == 0:
+        return [*IMAGES[:1]]
+    left_out = SEVERAL_ONLY if gpus == 1 else ONE_ONLY
+    return [image for image in IMAGES[1:] if image not in left_out]
 
 
 def render() -> str:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from bench.config import BUDGETS, WARMUP, BudgetName
+from bench.hardware import GPUS
 from bench.host.history import Past, wall_seconds
 from bench.host.local import cells_text
 from bench.host.plan import CellShape, promise
 from bench.matrix import Row
 
-REFERENCE_IMAGE_SECONDS = {"h100": 5.3, "a100": 11.0, "h200": 5.0}
-"""One 1024 x 1024 image in 28 steps, bf16 eager, per GPU."""
 OTHER_GPU_SECONDS = 10.0
+"""``GpuKind.image_seconds`` of a GPU that is not known."""
 TINY_IMAGE_SECONDS = 1.0
 """128 x 128, 28 steps, on 2 CPU cores in fp32."""
 TINY_HALF_FACTOR = 6.0
@@ -32,7 +32,7 @@ START_SECONDS = {"flux.1-dev": 60.0, "tiny": 12.0}
 COMPILE_SECONDS = 60.0
 """Extra for each batch size of a compiled row."""
 REFERENCE_WORK = 1024 * 1024 * 28
-"""Pixels x steps that REFERENCE_IMAGE_SECONDS holds for."""
+"""Pixels x steps that ``GpuKind.image_seconds`` holds for."""
 
 HUNG_FACTOR = 4.0
 HUNG_SECONDS = 600.0
@@ -68,7 +68,8 @@ def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> f
         full = row.precision in ("fp32", "tf32")
         image_seconds = TINY_IMAGE_SECONDS * row.steps / TINY_STEPS * (1 if full else TINY_HALF_FACTOR)
     else:
-        reference = REFERENCE_IMAGE_SECONDS.get(row.gpu or "", OTHER_GPU_SECONDS)
+        kind = GPUS.get(row.gpu or "")
+        reference = kind.image_seconds if kind else OTHER_GPU_SECONDS
         image_seconds = reference * row.size * row.size * row.steps / REFERENCE_WORK / promise(row)
     images = sum((BUDGETS[budget].n_per_process + WARMUP.minimum + users) * batch for users, batch in cells)
     images += QUALITY_IMAGES[row.model]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from bench.hardware import GPUS
 from bench.matrix import Row
 from bench.record import GpuVariant
 
-SMALLEST_MEMORY_GB = {"a100": 75, "h100": 75}
-"""The plan means the 80 GB models. A smaller one of the same name would run out of memory where the
-plan's does not, so it does not stand in for it."""
+USUAL_MEMORY_GB = 80
+"""Of a GPU that is imagined, if no more is known of it."""
 
 
 class GpuError(Exception):
@@ -43,15 +43,15 @@ class Gpu:
     @property
     def variant(self) -> GpuVariant | None:
         """Which build of the model, by its name; None where a name does not tell. They differ in power limit,
-        memory bandwidth and links, and so in every latency. The SXM builds of H100 and H200 are those whose
-        name says nothing else."""
+        memory bandwidth and links, and so in every latency."""
         words = self._words
         if "nvl" in words:
             return "NVL"
         if "pcie" in words:
             return "PCIe"
         named = any(word.startswith("sxm") for word in words)
-        return "SXM" if named or {"h100", "h200"} & set(words) else None
+        unnamed = any(word in GPUS and not GPUS[word].says_sxm for word in words)
+        return "SXM" if named or unnamed else None
 
     @property
     def _words(self) -> list[str]:
@@ -100,7 +100,7 @@ def _read(nvml: Any, index: int) -> Gpu:
 
 def imagined(gpu: str, count: int) -> list[Gpu]:
     """GPUs of a machine that is still to be rented, for a plan of what it would do."""
-    memory_bytes = int(max(80, SMALLEST_MEMORY_GB.get(gpu, 0)) * 1e9)
+    memory_bytes = int(max(USUAL_MEMORY_GB, _least_memory_gb(gpu)) * 1e9)
     return [Gpu(index, gpu.upper(), f"GPU-imagined-{index}", memory_bytes) for index in range(count)]
 
 
@@ -123,7 +123,7 @@ def candidates(row: Row, gpus: Sequence[Gpu]) -> list[Gpu]:
     them, the model it has most of. Empty for a cpu row."""
     if row.gpu is None:
         return []
-    smallest_bytes = SMALLEST_MEMORY_GB.get(row.gpu, 0) * 1e9
+    smallest_bytes = _least_memory_gb(row.gpu) * 1e9
     whole = [gpu for gpu in gpus if gpu.is_kind(row.gpu) and not gpu.mig]
     large = [gpu for gpu in whole if gpu.memory_bytes >= smallest_bytes]
     names = Counter(gpu.name for gpu in large)
@@ -146,5 +146,9 @@ def misfit(row: Row, gpus: Sequence[Gpu]) -> str | None:
 
 
 def _memory_note(kind: str) -> str:
-    smallest = SMALLEST_MEMORY_GB.get(kind)
+    smallest = _least_memory_gb(kind)
     return f" of at least {smallest} GB" if smallest else ""
+
+
+def _least_memory_gb(kind: str) -> int:
+    return GPUS[kind].least_memory_gb if kind in GPUS else 0

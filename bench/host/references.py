@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from bench import steady
 from bench.config import COMPARISON
+from bench.hardware import gpus_of
 from bench.host.outcome import Outcome
 from bench.host.plan import Action, CellShape, Decision
-from bench.matrix import HARDWARE, Row
+from bench.matrix import Row
 from bench.record import Code, Result, Status
 
 PLAIN_CELL: CellShape = (1, 1)
@@ -60,9 +61,7 @@ class References:
 
     def _watch_of(self, hardware: str) -> Watch | None:
         """Rows of several GPUs have no reference among them: that of one such GPU stands in."""
-        found = HARDWARE.fullmatch(hardware)
-        one_gpu = f"{found['gpu']}x1" if found else ""
-        return self.watches.get(hardware) or self.watches.get(one_gpu)
+        return self.watches.get(hardware) or self.watches.get(f"{gpus_of(hardware)[0]}x1")
 
     def _waiting(self, upcoming: Row | None) -> Watch | None:
         if upcoming is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.axes import AXES
+from bench.hardware import gpus_of
 from bench.matrix import CONTROLS, PLAIN, TASKS, Row, layers
 
 TASK_TITLES = {"txt2img": "Text-to-Image", "img2img": "Image-to-Image", "inpaint": "Inpainting"}
@@ -94,5 +95,5 @@ def workload(row: Row) -> str:
 
 def hardware(name: str) -> str:
     """``8 × H100`` of ``h100x8``."""
-    gpu, _, count = name.rpartition("x")
+    gpu, count = gpus_of(name)
     return f"{count} × {gpu.upper()}" if gpu else name.upper()

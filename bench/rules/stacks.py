@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from bench.axes.compilation.graphs import REARRANGED
 from bench.axes.parallel.degrees import degrees_of
+from bench.hardware import GPUS
 from bench.images import image_of
 from bench.matrix import PLAIN, Row
 from bench.rules.rule import WHOLE_MODEL, Rule
 
 if TYPE_CHECKING:
     from bench.axes.option import Option
-
-COMPUTE_CAPABILITY = {"a100": 80, "h100": 90, "h200": 90}
-"""GPU of a row -> 10 x compute capability. Of another GPU no rule knows what it lacks: ``apply`` asks it."""
 
 INDUCTOR = frozenset({"inductor", "inductor-max"})
 
@@ -36,13 +34,13 @@ def _gpu_option_on_cpu(row: Row, _: str | None) -> str | None:
 
 
 def _older_gpu(row: Row, _: str | None) -> str | None:
-    has = COMPUTE_CAPABILITY.get(row.gpu or "")
-    if has is None:
-        return None
+    kind = GPUS.get(row.gpu or "")
+    if kind is None:
+        return None  # nobody knows what it lacks: ``apply`` asks it
     for name, option in _chosen(row):
-        if option.needs_sm > has:
+        if option.needs_sm > kind.sm:
             needs = f"needs a GPU of compute capability {option.needs_sm / 10:.1f}"
-            return f"{name} {needs}, and an {(row.gpu or '').upper()} has {has / 10:.1f}"
+            return f"{name} {needs}, and an {(row.gpu or '').upper()} has {kind.sm / 10:.1f}"
     return None
 
 
