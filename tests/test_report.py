@@ -171,7 +171,7 @@ def test_a_failed_cell_keeps_its_line_its_reason_and_its_log(tmp_path: Path) -> 
     page = rendered(tmp_path).pages[0]
     assert texts(comparison(rendered(tmp_path)), "fp32", "1x4")["Status"] == "oom"
     (failure,) = page.failures
-    assert (failure.cell, failure.reason, failure.measured_since) == ("1x4", "CUDA out of memory", False)
+    assert (failure.cell, failure.reason, failure.answered) == ("1x4", "CUDA out of memory", "no")
     assert failure.log[-1] == "oom"
 
 
@@ -179,7 +179,18 @@ def test_a_cell_that_was_measured_later_says_so(tmp_path: Path) -> None:
     attempt(tmp_path, REFERENCE, code=Code.INFRA, reason="disk full")
     attempt(tmp_path, REFERENCE, minutes=30)
     (failure,) = rendered(tmp_path).pages[0].failures
-    assert failure.measured_since
+    assert failure.answered == "here"
+
+
+def test_a_cell_that_another_machine_measured_names_it_however_many_did_not(tmp_path: Path) -> None:
+    single = {"shapes": [(1, 1)]}
+    for host, code in ((1, Code.UNSTABLE), (2, None), (3, Code.UNSTABLE)):
+        attempt(tmp_path, REFERENCE, host=host, code=code, minutes=host, **single)
+    failed = rendered(tmp_path).pages[0].failures
+    assert [(each.machine, each.answered) for each in failed] == [
+        ("GPU-00000001", "on GPU-00000002"),
+        ("GPU-00000003", "on GPU-00000002"),
+    ]
 
 
 def test_gains_are_attributed_to_the_change_from_the_parent(tmp_path: Path) -> None:

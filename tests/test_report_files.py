@@ -179,6 +179,24 @@ def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:
     assert (tmp_path / "analysis" / "charts" / "cpu-tiny-txt2img-quality.svg").exists()
 
 
+def test_a_summary_lists_the_failures_of_its_own_machine_and_those_that_never_saw_one(tmp_path: Path) -> None:
+    reference = fake_row(row="2")
+    for host in (1, 2):
+        write_attempt(tmp_path, fake_result(reference, host=host, shapes=[(1, 1)], minutes=host))
+    interrupted = fake_result(reference, host=2, code=Code.INTERRUPTED, reason="SIGTERM came", minutes=60)
+    write_attempt(tmp_path, interrupted)
+    lost = fake_result(reference, code=Code.INFRA, reason="no disk", minutes=90)
+    write_attempt(tmp_path, lost.model_copy(update={"environment": None}))
+    command(tmp_path)
+    paths = (tmp_path / "analysis" / "summaries").glob("*.md")
+    texts = [text for path in paths if "- Hardware:" in (text := path.read_text())]
+    (first,) = (text for text in texts if "- Hardware: NVIDIA H100 80GB HBM3 (GPU-00000001)" in text)
+    (second,) = (text for text in texts if text is not first)
+    assert "no disk" in first
+    assert "SIGTERM came" not in first
+    assert "| GPU-00000002 | all | interrupted | here | SIGTERM came |" in second
+
+
 def telemetry(folder: Path, values: Sequence[str]) -> Path:
     lines = [
         "t,gpu,gpu_busy_percent,memory_used_bytes,sm_clock_mhz,power_w,temperature_c,cpu_percent,rss_bytes"

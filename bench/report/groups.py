@@ -70,19 +70,18 @@ class Section:
 
     @property
     def machine(self) -> str:
-        """``NVIDIA H100 80GB HBM3 (GPU-1a2b3c4d)``, or the processor."""
+        """``NVIDIA H100 80GB HBM3 (GPU-1a2b3c4d)``, or the processor and ``(cpu-1a2b3c4d)``."""
         environment = self.measurements[0].latest.environment
         if environment is None:
             return self.host_id
         if not environment.gpus:
-            return f"{environment.cpu_model}, {environment.cpu_count} CPUs"
+            return f"{environment.cpu_model}, {environment.cpu_count} CPUs ({self.devices})"
         return f"{environment.gpus[0].name} ({self.devices})"
 
     @property
     def devices(self) -> str:
-        """``GPU-1a2b3c4d``, as short as tells it from the others; empty without GPUs."""
-        environment = self.measurements[0].latest.environment
-        return ", ".join(gpu.uuid[:12] for gpu in environment.gpus) if environment else ""
+        """``GPU-1a2b3c4d`` or ``cpu-1a2b3c4d``: as short as tells it from the others."""
+        return self.measurements[0].machine
 
 
 def sections(measurements: Iterable[Measurement]) -> list[Section]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from bench import attempts, layout, quality
 from bench.attempts import Unreadable, first_complaint
 from bench.quality import Quality
+from bench.report import names
 from bench.tryout_report import Constructed
 
 LOG_EXCERPT_LINES = 12
@@ -21,6 +22,11 @@ class Attempt(attempts.Attempt):
     """With what was judged of its pictures, and the end of its log."""
 
     quality: Quality | None
+
+    @property
+    def machine(self) -> str:
+        """As a reader tells it from others; empty where the attempt ended before it looked."""
+        return names.machine(self.result.environment) if self.result.environment else ""
 
     def log_excerpt(self) -> list[str]:
         """The last lines of the log, as the result quotes them or else from the log itself."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.record import write_atomically
-from bench.report import matrix_table, names
+from bench.report import failures, matrix_table, names
 from bench.report.groups import UseCase
 from bench.report.page import CaseView, Page, Report, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Entry, Table
-from bench.report.text import MISSING, sentence
+from bench.report.text import sentence
 
 
 def table(of: Table) -> str:
@@ -77,7 +77,11 @@ def configurations(page: Page, view: SectionView) -> Iterator[str]:
                 controls = True
                 yield "##### ControlNet Variants\n"
             yield from _results(view, case, cases[case.case.slug])
-    yield from _failures(page)
+    failed = failures.concerning(page.failures, view.section)
+    if failed:
+        of = failures.table(failed)
+        yield f"## {of.title}\n"
+        yield f"{grid(of)}\n"
 
 
 def _results(view: SectionView, case: CaseView, measurement: Measurement) -> Iterator[str]:
@@ -109,15 +113,3 @@ def _details(view: SectionView) -> str:
         f"{name} {versions[name]}" for name in ("driver", "CUDA", "torch", "diffusers") if versions.get(name)
     )
     return ", ".join((view.section.machine, *told))
-
-
-def _failures(page: Page) -> Iterator[str]:
-    if not page.failures:
-        return
-    yield "## Cells without clean numbers\n"
-    yield "| Row | Stack | Use case | Weights | Cell | Status | Reason | Measured since |"
-    yield "|---:|---|---|---|---|---|---|---|"
-    for each in page.failures:
-        entries = (each.row.row, each.stack, each.use_case, each.weights, each.cell, each.code, each.reason)
-        since = "yes" if each.measured_since else "no"
-        yield "| " + " | ".join(_cell(entry or MISSING) for entry in (*entries, since)) + " |"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.axes import AXES
 from bench.hardware import gpus_of
 from bench.matrix import CONTROLS, PLAIN, TASKS, Row, layers
+from bench.record import Environment
 
 TASK_TITLES = {"txt2img": "Text-to-Image", "img2img": "Image-to-Image", "inpaint": "Inpainting"}
 """The plan's headings."""
@@ -91,6 +92,11 @@ def use_case_slug(task: str, control: str) -> str:
 def workload(row: Row) -> str:
     model = "FLUX.1-dev" if row.model == "flux.1-dev" else "tiny FLUX"
     return f"{model}, {row.size}×{row.size}, {row.steps} steps"
+
+
+def machine(environment: Environment) -> str:
+    """``GPU-1a2b3c4d, GPU-5e6f7a8b``, or ``cpu-1a2b3c4d``: as short as tells it from the others."""
+    return ", ".join(gpu.uuid[:12] for gpu in environment.gpus) or environment.host_id[:12]
 
 
 def hardware(name: str) -> str:

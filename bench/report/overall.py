@@ -18,14 +18,13 @@ from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Column, Entry, Line, Table, words
-from bench.report.text import MISSING
 from bench.verdicts import Verdict
 
 FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
 """Quality floor -> whether a stack is above it."""
 FLOOR = Column("Quality floor", numeric=False)
 ROW = Column("Row", hint="Its id in matrix.csv, which never changes")
-GPU = Column("GPU", numeric=False)
+MACHINE = Column("Machine", numeric=False)
 MEASURED = Column("Measured", numeric=False)
 
 
@@ -93,7 +92,7 @@ def _rank(best: Best) -> tuple[bool, float, float]:
 
 def table(world: World) -> Table:
     lines = tuple(Line(tuple(_entries(best))) for best in world.bests)
-    columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], GPU, MEASURED)
+    columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], MACHINE, MEASURED)
     return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)
 
 
@@ -106,7 +105,7 @@ def _entries(best: Best) -> Iterator[Entry]:
     yield words(best.answer.stack)
     yield words(best.answer.winner.row.row)
     yield from rest
-    yield words(best.view.section.devices or MISSING)
+    yield words(best.view.section.devices)
     yield words(_measured(best.answer))
 
 

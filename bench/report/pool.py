@@ -88,6 +88,10 @@ class Measurement:
         return self.attempts[-1].result
 
     @property
+    def machine(self) -> str:
+        return self.attempts[-1].machine
+
+    @property
     def profile(self) -> Profile | None:
         """The newest."""
         return next((found for each in reversed(self.attempts) if (found := each.result.profile)), None)
