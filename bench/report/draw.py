@@ -49,8 +49,13 @@ def _draw(folder: Path, figure: Figure) -> str:
 
 
 def shortened(svg: str) -> str:
-    """Coordinates to a hundredth of a pixel: fewer bytes, the same picture."""
-    return re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    """Coordinates to a hundredth of a pixel: fewer bytes, the same picture. They stand in attributes; what is
+    between tags is read by people."""
+    return re.sub(r'="[^"]*"', lambda value: _rounded(value[0]), svg)
+
+
+def _rounded(coordinates: str) -> str:
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", coordinates)
 
 
 def inline(name: str, svg: str) -> str:
