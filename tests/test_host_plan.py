@@ -111,9 +111,38 @@ def test_what_ended_a_row_is_tried_again_as_often_as_the_method_grants(code: Cod
         assert may_retry(code, times) == runs
 
 
-def test_a_row_still_unstable_after_its_retry_keeps_its_values() -> None:
+def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_it_has() -> None:
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
-    assert ask(*twice).action is Action.DONE
+    decision = ask(*twice, cells=((1, 1),))
+    assert decision.action is Action.MARKED
+    assert decision.reason == (
+        "1x1 has 0 of its 13 requests from stable processes; the last one: fake unstable; --retry runs it again"
+    )
+    assert ask(*twice, retry=True).action is Action.RUN
+
+
+@pytest.mark.parametrize(
+    ("ended", "action"),
+    [
+        ("ok", Action.RUN),
+        ("ok unstable", Action.RUN),
+        ("unstable ok", Action.RUN),
+        ("unstable ok unstable", Action.RUN),
+        ("ok unstable unstable", Action.MARKED),
+        ("unstable ok unstable ok", Action.DONE),
+        ("crashed ok", Action.RUN),
+        ("ok crashed", Action.SETTLED),
+    ],
+)
+def test_each_process_that_a_budget_asks_for_has_its_own_retry(ended: str, action: Action) -> None:
+    attempts = [
+        result(code=None if code == "ok" else Code(code), budget="full", n=184, minutes=minute)
+        for minute, code in enumerate(ended.split())
+    ]
+    decision = ask(*attempts, budget=BUDGETS["full"], cells=((1, 1),))
+    assert decision.action is action
+    if action is Action.MARKED:
+        assert "1x1 has 184 of its 368 requests" in decision.reason
 
 
 def test_a_measured_row_stopped_before_its_pictures_runs_its_first_cell_for_them() -> None:

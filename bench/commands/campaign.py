@@ -195,7 +195,9 @@ def _rented(hardware: str, dry_run: bool) -> list[Gpu]:
     help="With --dry-run: plan as if this machine were that hardware (h100x8), before you rent it.",
 )
 @click.option(
-    "--retry", is_flag=True, help="Also run again what failed in a way that would repeat (oom, ...)."
+    "--retry",
+    is_flag=True,
+    help="Also run again what failed in a way that would repeat (oom, ...), or stayed unstable.",
 )
 def fan_out_command(matrix_path: Path, where: str, tier: str, **asked: Any) -> None:
     """Run rows on this machine, most valuable first, each in a fresh process.

@@ -282,7 +282,7 @@ def broken_off_by(error: OSError) -> str:
 
 
 def _may_run(decision: Decision) -> bool:
-    return decision.action in (Action.RUN, Action.DONE)
+    return decision.action in (Action.RUN, Action.DONE, Action.MARKED)
 
 
 def environments(gpus: Sequence[Gpu]) -> Callable[[tuple[str, ...]], Environment]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 
 from bench.config import BUDGETS, Budget
 from bench.host.history import Past
@@ -25,6 +26,8 @@ class Action(StrEnum):
     """Measured here, by this code, within this budget."""
     SETTLED = "settled"
     """Failed here in a way that another try would repeat."""
+    MARKED = "marked"
+    """Measured here and still ``unstable`` after the retry: its values are kept and marked."""
     UNSUPPORTED = "unsupported"
     """A rule says no; a result that says so is written."""
     MISFIT = "misfit"
@@ -57,7 +60,7 @@ class Wanted:
     host_ids: frozenset[str]
     """Ids of this machine: its GPU UUIDs and the id of its CPU."""
     retry: bool = False
-    """Also run again what failed in a way that another try would repeat."""
+    """Also run again what failed in a way that another try would repeat, or stayed unstable."""
     again: bool = False
     """Also run again what is done (``fluxbench bench``: attempts may be pooled)."""
     gpu_names: frozenset[str] = frozenset()
@@ -87,7 +90,7 @@ def decide(
     if decision.action is Action.RUN and not row.is_reference:
         for host, results in _of_other_hosts(past, fingerprint, wanted).items():
             there = _what_is_left(row, results, stale, wanted)
-            if there.action is Action.DONE:
+            if there.action in (Action.DONE, Action.MARKED):
                 return replace(there, reason=f"done on {host} ({results[-1].attempt})")
     return decision
 
@@ -109,6 +112,8 @@ def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wante
     if _pictures_missing(enough):
         reason = f"measured, but {enough[-1].status.code} before its pictures were saved"
         return Decision(row, Action.RUN, reason, wanted.cells[:1], stale=stale)
+    if marked := [cell for cell, state in states.items() if state is Action.MARKED]:
+        return Decision(row, Action.MARKED, _why_marked(marked, enough, wanted.budget), stale=stale)
     return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
 
 
@@ -133,15 +138,26 @@ def is_of_host(result: Result, host_ids: Collection[str]) -> bool:
 
 
 def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Action:
-    """DONE, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host."""
+    """DONE, MARKED, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host. Each
+    process that the budget asks for has its own retries."""
     codes = _codes(cell, attempts)
     if codes.count(Code.OK) >= wanted.budget.processes:
         return Action.DONE
-    failed = [code for code in codes if code is not Code.OK]
-    if not failed or wanted.retry or may_retry(failed[-1], failed.count(failed[-1])):
+    failed = list(takewhile(lambda code: code is not Code.OK, reversed(codes)))
+    if not failed or wanted.retry or may_retry(failed[0], failed.count(failed[0])):
         return Action.RUN
-    # The values of an unstable cell are kept and marked: it has been tried as often as it will be.
-    return Action.DONE if failed[-1] in HAS_NUMBERS else Action.SETTLED
+    return Action.MARKED if failed[0] in HAS_NUMBERS else Action.SETTLED
+
+
+def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], budget: Budget) -> str:
+    """``1x1 has 184 of its 368 requests, the others are unstable: drift of 4 %; --retry runs it again``"""
+    measured = {cell: [found for each in attempts if (found := each.cell(*cell))] for cell in cells}
+    parts = []
+    for (users, images), found in measured.items():
+        stable = sum(each.n for each in found if each.status.code is Code.OK)
+        parts.append(f"{users}x{images} has {stable} of its {budget.n} requests from stable processes")
+    last = next(each.status for each in reversed(measured[cells[-1]]))
+    return f"{', '.join(parts)}; the last one: {last.reason}; --retry runs it again"
 
 
 def _pictures_missing(attempts: Sequence[Result]) -> bool:

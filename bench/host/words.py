@@ -19,6 +19,7 @@ from bench.matrix import Row
 
 SKIPPED = {
     Action.DONE: "done",
+    Action.MARKED: "measured and tried again, still unstable",
     Action.SETTLED: "failed before, not tried again",
     Action.UNSUPPORTED: "unsupported",
     Action.MISFIT: "do not fit this machine",
