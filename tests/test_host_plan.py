@@ -115,9 +115,8 @@ def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_i
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
     decision = ask(*twice, cells=((1, 1),))
     assert decision.action is Action.MARKED
-    assert decision.reason == (
-        "1x1 has 0 of its 13 requests from stable processes; the last one: fake unstable; --retry runs it again"
-    )
+    assert "0 of its 13 requests from stable processes; the last one: fake unstable" in decision.reason
+    assert "--retry" in decision.reason
     assert ask(*twice, retry=True).action is Action.RUN
 
 

@@ -150,14 +150,14 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
 
 
 def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], budget: Budget) -> str:
-    """``1x1 has 184 of its 368 requests, the others are unstable: drift of 4 %; --retry runs it again``"""
-    measured = {cell: [found for each in attempts if (found := each.cell(*cell))] for cell in cells}
-    parts = []
-    for (users, images), found in measured.items():
-        stable = sum(each.n for each in found if each.status.code is Code.OK)
+    """``1x1 has 184 of its 368 requests from stable processes; the last one: ...``"""
+    parts, reason = [], ""
+    for users, images in cells:
+        measured = [cell for each in attempts if (cell := each.cell(users, images)) is not None]
+        stable = sum(cell.n for cell in measured if cell.status.code is Code.OK)
         parts.append(f"{users}x{images} has {stable} of its {budget.n} requests from stable processes")
-    last = next(each.status for each in reversed(measured[cells[-1]]))
-    return f"{', '.join(parts)}; the last one: {last.reason}; --retry runs it again"
+        reason = measured[-1].status.reason
+    return f"{', '.join(parts)}; the last one: {reason}; --retry runs it again"
 
 
 def _pictures_missing(attempts: Sequence[Result]) -> bool:
