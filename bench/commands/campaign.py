@@ -40,7 +40,7 @@ CAMPAIGN_OPTIONS = (
         type=click.Choice(["probe", "quick", "standard", "full"]),
         default="quick",
         show_default=True,
-        help="How many requests a cell: 3, 13, 36 in 2 processes, 368 (a true p99).",
+        help="How many requests a cell: 3, 13, 36 in 2 processes, 368 in 3 (a true p99).",
     ),
     cells_option,
     click.option(
