@@ -233,3 +233,47 @@ def test_unreadable_results_are_named_with_the_reason(tmp_path: Path) -> None:
     reasons = {problem.path.split("/")[2]: problem.reason for problem in load(tmp_path).problems}
     assert "speed: Extra inputs are not permitted" in reasons["row-0002"]
     assert " finished requests in requests.jsonl" in reasons["row-0004"]
+
+
+def odd_attempt(results: Path, row: Row, **made: Any) -> None:
+    """A power cap in its cell, and a machine that was busy before it began."""
+    cell = fake_cell(1, 1, gpu=row.gpu is not None)
+    cell.anomalies = [record.Anomaly(kind="power_cap", detail="held the clocks down in 98% of samples")]
+    result = fake_result(row, cells=[cell], **made)
+    busy = record.Anomaly(kind="busy_machine", detail="load average 20.3 on 16 processors")
+    assert result.environment is not None
+    result.environment.load_average = (20.3, 9.0, 9.0)
+    write_attempt(results, result.model_copy(update={"anomalies": [busy]}))
+
+
+def test_what_was_odd_stands_beside_every_number_it_concerns(tmp_path: Path) -> None:
+    odd_attempt(tmp_path, REFERENCE)
+    odd_attempt(tmp_path, REFERENCE, minutes=30)
+    (view,) = rendered(tmp_path).pages[0].sections
+    tables = view.headline, view.cases[0].comparison
+    for table, column in zip(tables, ("p50 (s)", "Status"), strict=True):
+        titles = [each.title for each in table.columns]
+        assert table.lines[0].entries[titles.index(column)].tags == ("power cap", "busy machine")
+
+
+def test_the_machine_table_has_clocks_temperature_load_and_anomalies_of_one_gpu_too(tmp_path: Path) -> None:
+    odd_attempt(tmp_path, REFERENCE)
+    (view,) = rendered(tmp_path).pages[0].sections
+    table = next(each for each in view.cases[0].side if each.title.startswith("Each GPU"))
+    line = texts(table, "bf16")
+    assert line["GPU"] == "GPU-00000000"
+    assert (line["SM clock avg (MHz)"], line["Temperature peak (°C)"]) == ("1755", "61.0")
+    assert (line["Power limit (W)"], line["Power cap (% of samples)"]) == ("700", "2")
+    assert line["Load before"] == "20.3 of 16"
+    assert line["Anomalies"] == (
+        "power cap: held the clocks down in 98% of samples; busy machine: load average 20.3 on 16 processors"
+    )
+
+
+def test_the_machine_table_of_a_cpu_has_its_load_and_no_columns_of_gpus(tmp_path: Path) -> None:
+    odd_attempt(tmp_path, fake_row(row="2", hardware="cpu"))
+    (view,) = rendered(tmp_path).pages[0].sections
+    table = next(each for each in view.cases[0].side if each.title.startswith("Machine"))
+    line = texts(table, "bf16")
+    assert line["Load before"] == "20.3 of 16"
+    assert not any("GPU" in title or "SM clock" in title for title in line)

@@ -9,8 +9,8 @@ from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.matrix_table import (
+    answer_entry,
     gain_entry,
-    median_entry,
     memory_gb,
     quality_entry,
     quantile_entry,
@@ -77,11 +77,11 @@ def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
     if answer is None:
         nothing = words("no stack with a supported median yet")
         return words(case.title), nothing, *(Entry(MISSING) for _ in COLUMNS[2:])
-    latency, reference = answer.cell.latency, answer.reference
+    reference = answer.reference
     return (
         words(case.title),
         stack_entry(answer.winner),
-        median_entry(latency),
+        answer_entry(answer.cell),
         Entry(str(answer.cell.n), answer.cell.n),
         quantile_entry(reference.latency.p50, reference.latency) if reference else Entry(MISSING),
         gain_entry(answer.gain, is_reference=answer.is_reference),

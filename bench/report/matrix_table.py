@@ -38,7 +38,7 @@ BESIDE = (
     Column(
         "Quality", numeric=False, hint="Tier and PSNR of the same prompts and seeds against the reference"
     ),
-    Column("Status", numeric=False),
+    Column("Status", numeric=False, hint="And what was odd while it was measured"),
 )
 STACK = Column("Stack", numeric=False, hint="What differs from plain eager execution")
 
@@ -116,7 +116,7 @@ def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tupl
         figure(cell.throughput_images_per_s),
         gain_entry(gain, is_reference=measurement.row.is_reference),
         quality_entry(measurement),
-        status_entry(cell.code),
+        status_entry(cell.code, cell),
     )
 
 
@@ -134,6 +134,11 @@ def blank_entries(shape: tuple[int | str, int | str], code: Code | None) -> tupl
 def quantile_entry(value: Quantile, latency: Distribution) -> Entry:
     """An unsupported percentile shows n and the maximum, and sorts with the missing."""
     return Entry(quantile(value, latency), value.value if value.supported else None)
+
+
+def answer_entry(cell: PooledCell) -> Entry:
+    """The p50 where no status stands beside it: kinds of anomalies are its tags."""
+    return replace(median_entry(cell.latency), tags=tuple(cell.oddities), hint=cell.remarks)
 
 
 def median_entry(latency: Distribution) -> Entry:
@@ -173,5 +178,8 @@ def psnr(closeness: Closeness) -> str:
     return "identical" if closeness.psnr_db is None else f"PSNR {number(closeness.psnr_db)} dB"
 
 
-def status_entry(code: Code) -> Entry:
-    return Entry(code, code, tags=("marked",) if code in HAS_NUMBERS - {Code.OK} else ())
+def status_entry(code: Code, cell: PooledCell | None = None) -> Entry:
+    """With the kinds of anomalies; their details stand in the machine's table."""
+    tags = ("marked",) if code in HAS_NUMBERS - {Code.OK} else ()
+    oddities, remarks = (tuple(cell.oddities), cell.remarks) if cell else ((), "")
+    return Entry(code, code, tags=(*tags, *oddities), hint=remarks)

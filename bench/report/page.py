@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.record import Environment
-from bench.report import gpus_table, matrix_table, names, scaling, side_tables
+from bench.report import machine_table, matrix_table, names, scaling, side_tables
 from bench.report.answers import Answer, answer, headline
 from bench.report.failures import Failure, failures
 from bench.report.gains import Gains, gains, host_spread
@@ -114,7 +114,7 @@ def _case_view(section: Section, case: UseCase, spread: float | None, worlds: Se
     side = (
         scaling.table(section, case, scaled),
         side_tables.memory(section, case),
-        gpus_table.table(section, case),
+        machine_table.table(section, case),
         side_tables.life(section, case),
         side_tables.stages(section, case),
         side_tables.kernels(section, case),

@@ -56,6 +56,22 @@ class PooledCell:
     utilisation: Utilisation
     power: Power
     anomalies: tuple[Anomaly, ...]
+    """Of the cell, and of the machine in the attempts that measured it."""
+
+    @property
+    def oddities(self) -> dict[str, list[str]]:
+        """Kind of anomaly, in words -> what was seen, each once."""
+        found: dict[str, list[str]] = {}
+        for each in self.anomalies:
+            details = found.setdefault(each.kind.replace("_", " ").replace("-", " "), [])
+            if each.detail not in details:
+                details.append(each.detail)
+        return found
+
+    @property
+    def remarks(self) -> str:
+        """``power cap: held the clocks down in 98% of samples``; empty where nothing was odd."""
+        return "; ".join(f"{kind}: {', '.join(details)}" for kind, details in self.oddities.items())
 
     @property
     def n(self) -> int:
@@ -166,16 +182,19 @@ def shown_code(result: Result, cell: Cell) -> Code:
 
 
 def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
-    found: dict[Shape, list[tuple[Code, Cell]]] = {}
+    found: dict[Shape, list[tuple[Code, Cell, Sequence[Anomaly]]]] = {}
     for attempt in attempts:
         for cell in attempt.result.cells:
             code = shown_code(attempt.result, cell)
             if code in HAS_NUMBERS and cell.latency is not None:
-                found.setdefault((cell.users, cell.images), []).append((code, cell))
+                entry = code, cell, attempt.result.anomalies
+                found.setdefault((cell.users, cell.images), []).append(entry)
     pooled: dict[Shape, PooledCell] = {}
     for shape, marked in sorted(found.items()):
-        code = Code.OK if any(code is Code.OK for code, _ in marked) else marked[-1][0]
-        pooled[shape] = _pool_cell(code, [cell for other, cell in marked if other is code], pooled)
+        code = Code.OK if any(code is Code.OK for code, _, _ in marked) else marked[-1][0]
+        alike = [(cell, anomalies) for other, cell, anomalies in marked if other is code]
+        of_machines = [anomaly for _, anomalies in alike for anomaly in anomalies]
+        pooled[shape] = _pool_cell(code, [cell for cell, _ in alike], of_machines, pooled)
     return pooled
 
 
@@ -188,7 +207,9 @@ def _failed(attempts: Sequence[Attempt], measured: Container[Shape]) -> dict[Sha
     }
 
 
-def _pool_cell(code: Code, cells: Sequence[Cell], smaller: dict[Shape, PooledCell]) -> PooledCell:
+def _pool_cell(
+    code: Code, cells: Sequence[Cell], of_machines: Sequence[Anomaly], smaller: dict[Shape, PooledCell]
+) -> PooledCell:
     """``smaller`` holds the cells of fewer images, from which a batch efficiency follows."""
     first = cells[0]
     runs = tuple(tuple(cell.latency.raw) for cell in cells if cell.latency)
@@ -211,7 +232,7 @@ def _pool_cell(code: Code, cells: Sequence[Cell], smaller: dict[Shape, PooledCel
         memory=_merge(Memory, [(cell.memory, cell.n) for cell in cells]),
         utilisation=_merge(Utilisation, [(cell.utilisation, cell.n) for cell in cells]),
         power=_merge(Power, [(cell.power, cell.n) for cell in cells]),
-        anomalies=tuple(anomaly for cell in cells for anomaly in cell.anomalies),
+        anomalies=(*(anomaly for cell in cells for anomaly in cell.anomalies), *of_machines),
     )
 
 

@@ -25,6 +25,8 @@ class Entry:
     """Said below the text, smaller."""
     tags: tuple[str, ...] = ()
     strong: bool = False
+    hint: str = ""
+    """For a reader who points at the entry."""
     log: tuple[str, ...] = ()
     """Lines that a page folds away below the text; Markdown leaves them out."""
 
