@@ -168,7 +168,9 @@ def _quality_faults(folder: Path, result: Result) -> Iterator[str]:
     if result.weights is None:
         yield "there, although no weights were loaded"
         return
-    again = quality.assemble(result, stored.reference, stored.prompts, stored.noise_floor)
+    again = quality.assemble(
+        result, stored.reference, stored.prompts, stored.noise_floor, parent=stored.parent
+    )
     for name, value in stored:
         derived = getattr(again, name)
         if value != derived:

@@ -40,6 +40,16 @@ class Outcome:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Whose pictures an attempt's are held against."""
+
+    reference: Attempt
+    floor: list[Attempt]
+    """Exact changes of the reference."""
+    parent: Attempt | None
+
+
 def pictured(results: Path) -> tuple[list[Attempt], list[str]]:
     """Attempts with pictures, oldest first, and a sentence for each result that cannot be read."""
     found, unreadable = [], []
@@ -74,7 +84,9 @@ def judge(attempts: Iterable[Attempt], wanted: Path, again: bool = False) -> Ite
         else:
             # Nothing is as close as itself: an exact option that went wrong would pass.
             floor = [each for each in variants(peers, reference) if each.row.stack != attempt.row.stack]
-            yield _judge_one(attempt, reference, floor, distances, again)
+            parent = best([other for other in peers if other.row.row == attempt.row.parent], attempt.host_id)
+            beside = Beside(reference, floor, None if parent and parent.row.is_reference else parent)
+            yield _judge_one(attempt, beside, distances, again)
 
 
 def best(candidates: Iterable[Attempt], host: str | None) -> Attempt | None:
@@ -101,20 +113,21 @@ def _wanting(row: Row) -> str:
     return f"run its reference with the same weights: fluxbench rows --where '{where} phase=1'"
 
 
-def _judge_one(
-    attempt: Attempt, reference: Attempt, floor: list[Attempt], distances: Distances, again: bool
-) -> Outcome:
+def _judge_one(attempt: Attempt, beside: Beside, distances: Distances, again: bool) -> Outcome:
     known = _known(attempt)
     try:
-        if known and not again and _still_compared(known, attempt, reference, floor):
-            prompts, noise = tuple(known.prompts), known.noise_floor
+        if known and not again and _still_compared(known, attempt, beside):
+            prompts, noise, parent = tuple(known.prompts), known.noise_floor, known.parent
         else:
-            prompts = distances(attempt.folder, reference.folder)
-            noise = [_floor(variant, reference, distances) for variant in floor]
+            prompts = distances(attempt.folder, beside.reference.folder)
+            noise = [
+                _held(distances(variant.folder, beside.reference.folder), variant) for variant in beside.floor
+            ]
+            above = beside.parent
+            parent = _held(distances(attempt.folder, above.folder), above) if above else None
     except PictureError as error:
         return Outcome(attempt, What.FAILED, message=str(error))
-    compared = quality.against(reference.row, reference.result)
-    current = quality.assemble(attempt.result, compared, prompts, noise)
+    current = quality.assemble(attempt.result, _named(beside.reference), prompts, noise, parent)
     if current == known:
         return Outcome(attempt, What.CURRENT, known)
     quality.save(current, attempt.folder)
@@ -129,21 +142,24 @@ def _known(attempt: Attempt) -> Quality | None:
         return None
 
 
-def _still_compared(known: Quality, attempt: Attempt, reference: Attempt, floor: list[Attempt]) -> bool:
+def _still_compared(known: Quality, attempt: Attempt, beside: Beside) -> bool:
     """Whether the distances in ``known`` are those between these attempts; the tier follows from config and
     is not asked."""
     return (
         (known.attempt, known.fingerprint) == (attempt.result.attempt, attempt.result.fingerprint)
-        and known.reference == quality.against(reference.row, reference.result)
-        and [each.against for each in known.noise_floor]
-        == [quality.against(each.row, each.result) for each in floor]
+        and known.reference == _named(beside.reference)
+        and [each.against for each in known.noise_floor] == [_named(each) for each in beside.floor]
+        and (known.parent and known.parent.against) == (beside.parent and _named(beside.parent))
         and [prompt.id for prompt in known.prompts] == pictures.prompts(attempt.folder)
     )
 
 
-def _floor(variant: Attempt, reference: Attempt, distances: Distances) -> quality.Floor:
-    middle = quality.medians(distances(variant.folder, reference.folder))
-    return quality.Floor(**middle.model_dump(), against=quality.against(variant.row, variant.result))
+def _named(attempt: Attempt) -> quality.Against:
+    return quality.against(attempt.row, attempt.result)
+
+
+def _held(prompts: tuple[quality.Prompt, ...], other: Attempt) -> quality.HeldAgainst:
+    return quality.HeldAgainst(**quality.medians(prompts).model_dump(), against=_named(other))
 
 
 def _distances(attempt: Path, reference: Path) -> tuple[quality.Prompt, ...]:

@@ -52,8 +52,8 @@ class Prompt(Closeness):
     id: str
 
 
-class Floor(Closeness):
-    """The reference against itself with one exact change: what no reader can tell from the reference."""
+class HeldAgainst(Closeness):
+    """Medians over prompts, and whose pictures the others were."""
 
     against: Against
 
@@ -69,8 +69,12 @@ class Quality(Closeness):
     meaning: str
     reference: Against
     prompts: list[Prompt] = Field(min_length=1)
-    noise_floor: list[Floor]
-    """Empty where no exact change of the reference has been run."""
+    noise_floor: list[HeldAgainst]
+    """The reference against itself with one exact change: what no reader can tell from the reference. Empty
+    where none has been run."""
+    parent: HeldAgainst | None = None
+    """The row that this one changes a single option of: what that option alone does, also where the rest of
+    the stack is not the reference's. None where the parent is the reference, or has no pictures."""
     tier: str
 
 
@@ -113,7 +117,11 @@ def _psnr(closeness: Closeness) -> float:
 
 
 def assemble(
-    result: record.Result, reference: Against, prompts: Sequence[Prompt], floor: Sequence[Floor]
+    result: record.Result,
+    reference: Against,
+    prompts: Sequence[Prompt],
+    floor: Sequence[HeldAgainst],
+    parent: HeldAgainst | None,
 ) -> Quality:
     if result.weights is None:
         raise ValueError(f"attempt {result.attempt} has pictures but no weights")
@@ -127,6 +135,7 @@ def assemble(
         reference=reference,
         prompts=list(prompts),
         noise_floor=list(floor),
+        parent=parent,
         tier=tier(middle, floor),
     )
 

@@ -276,3 +276,23 @@ def test_a_damaged_result_is_named_with_its_field(tree: Path) -> None:
     assert len(found) == 3
     (sentence,) = unreadable
     assert sentence.startswith(f"{path}: cells.0.n: Input should be a valid integer")
+
+
+def test_an_option_on_another_precision_is_also_held_against_its_parent(tmp_path: Path) -> None:
+    """There the reference differs in two things, and the option's own error drowns in the precision's."""
+    attempt(tmp_path, 0.0, row="1")
+    attempt(tmp_path, 0.1, 10, row="2", precision="fp32")
+    attempt(tmp_path, 0.1, 20, row="3", precision="fp32", vae="sliced", parent="2")
+    attempt(tmp_path, 0.2, 30, row="4", vae="tiled", parent="1")
+    outcomes = judged(tmp_path)
+    sliced, tiled = outcomes["3"].quality, outcomes["4"].quality
+    assert sliced is not None
+    assert sliced.latent_relative_error == pytest.approx(0.1, rel=0.05)
+    assert sliced.parent is not None
+    assert sliced.parent.against.row == "2"
+    assert sliced.parent.latent_relative_error == pytest.approx(0.141, rel=0.05), "both of their noises"
+    assert tiled is not None
+    assert tiled.parent is None, "its parent is the reference itself"
+    assert {each.what for each in judged(tmp_path).values()} == {What.REFERENCE, What.CURRENT}
+    attempt(tmp_path, 0.15, 40, row="2", precision="fp32")
+    assert judged(tmp_path)["3"].what is What.COMPUTED, "another picture of the parent"

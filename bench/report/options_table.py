@@ -10,7 +10,8 @@ from bench.axes import AXES, EVIDENCE
 from bench.axes.option import Option
 from bench.images import IMAGES
 from bench.matrix import PLAIN, REFERENCE
-from bench.quality import changes
+from bench.quality import Closeness, changes
+from bench.quality import tier as tier_of
 from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
@@ -180,14 +181,24 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
 def _quality(report: Report, axis: str, option: str) -> str:
     """Of the option alone, txt2img: real pictures before random weights."""
     found = [
-        (each.weights == "synthetic", each.quality)
+        (each.weights == "synthetic", *alone, each.weights)
         for page in report.pages
         for each in page.measurements
-        if each.quality is not None and each.row.use_case == ("txt2img", "none")
-        if each.row.stack == {**PLAIN, "precision": each.row.precision, axis: option}
+        if each.row.use_case == ("txt2img", "none") and (alone := _of_option_alone(each, axis, option))
     ]
     if not found:
         return ""
-    numerical, quality = min(found, key=lambda pair: pair[0])
-    meaning = "numerical only" if numerical else f"{quality.weights} weights"
-    return f"{quality.tier} ({psnr(quality)}, {meaning})"
+    numerical, closeness, tier, weights = min(found, key=lambda each: each[0])
+    meaning = "numerical only" if numerical else f"{weights} weights"
+    return f"{tier} ({psnr(closeness)}, {meaning})"
+
+
+def _of_option_alone(measurement: Measurement, axis: str, option: str) -> tuple[Closeness, str] | None:
+    """With its tier. Against the reference; on other precisions (a CPU's layers stand on fp32) against the
+    parent, for there the reference differs in the precision too."""
+    judged, row = measurement.quality, measurement.row
+    if judged is None or row.stack != {**PLAIN, "precision": row.precision, axis: option}:
+        return None
+    if axis == "precision" or row.precision == REFERENCE["precision"]:
+        return judged, judged.tier
+    return (judged.parent, tier_of(judged.parent, ())) if judged.parent else None
