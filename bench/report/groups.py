@@ -6,8 +6,6 @@ table) hold because every table is made from one ``Section``.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +14,7 @@ from itertools import groupby
 from bench.matrix import Row
 from bench.quality import keeps_the_arithmetic
 from bench.record import Code
-from bench.report import names
+from bench.report import names, slugs
 from bench.report.pool import Measurement
 
 
@@ -49,7 +47,7 @@ class Section:
     """One world of comparable numbers."""
 
     slug: str
-    """``h100x1-synthetic``; longer where that alone would name two sections."""
+    """``h100x1-synthetic``; longer where that alone would name two sections (``slugs``)."""
     hardware: str
     weights: str
     host_id: str
@@ -92,20 +90,11 @@ def sections(measurements: Iterable[Measurement]) -> list[Section]:
         return row.hardware, each.weights, row.model, row.size, row.steps, each.host_id
 
     worlds = [list(group) for _, group in groupby(sorted(measurements, key=key), key=key)]
-    short = Counter(_short_slug(world[0]) for world in worlds)
-    return [
-        _section(world, _short_slug(world[0]) if short[_short_slug(world[0])] == 1 else _long_slug(world[0]))
-        for world in worlds
+    of = [
+        slugs.World(first.row.hardware, first.weights, first.row.size, first.row.steps, first.host_id)
+        for first, *_ in worlds
     ]
-
-
-def _short_slug(of: Measurement) -> str:
-    return f"{of.row.hardware}-{of.weights}"
-
-
-def _long_slug(of: Measurement) -> str:
-    host = hashlib.sha256(of.host_id.encode()).hexdigest()[:6]
-    return f"{_short_slug(of)}-{of.row.size}px-{of.row.steps}steps-{host}"
+    return [_section(world, slug) for world, slug in zip(worlds, slugs.slugs(of), strict=True)]
 
 
 def _section(measurements: Sequence[Measurement], slug: str) -> Section:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 from bench import layout
 from bench.record import write_atomically
-from bench.report import charts, draw, html, markdown
+from bench.report import charts, draw, folders, html, markdown
 from bench.report.charts import Figure
 from bench.report.load import load
 from bench.report.page import Report, SectionView, report
@@ -33,11 +33,20 @@ def write(results: Path, out: Path) -> tuple[Report, Path]:
 
         rendered = report(load(results), begin_charts)
         texts = markdown.write(rendered, out / layout.SUMMARIES)
+        indexes = _indexes(rendered, figures, out)
         svgs = {name: future.result() for name, future in drawn.items()}
     pages = html.write(rendered, figures, svgs, out)
     pictures = [folder / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
-    _forget_the_last(out, [*pages, *texts, *pictures])
+    _forget_the_last(out, [*pages, *texts, *indexes, *pictures])
     return rendered, out / html.INDEX
+
+
+def _indexes(of: Report, figures: Mapping[tuple[str, str], list[Figure]], out: Path) -> list[Path]:
+    """What stands in each folder, for who comes to it without having seen the pages."""
+    texts = {layout.SUMMARIES: folders.summaries(of), layout.CHARTS: folders.charts(of, figures)}
+    for name, text in texts.items():
+        write_atomically(out / name / folders.INDEX, text + "\n")
+    return [out / name / folders.INDEX for name in texts]
 
 
 def _forget_the_last(out: Path, written: Iterable[Path]) -> None:
