@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from fake_attempts import write_attempt
 from fakes import fake_cell, fake_result, fake_row
 
-from bench import config, layout
+from bench import config, identity, layout
 from bench.axes import AXES
 from bench.cli import main
 from bench.matrix import REFERENCE
@@ -106,6 +106,17 @@ def test_pages_hold_everything_and_point_nowhere_outside(rendered: Path) -> None
         html = path.read_text()
         assert not re.findall(r"""(?:src|href)=["'](?!#|data:|[\w-]+\.html)[^"']*""", html)
         assert "Content-Security-Policy" in html
+
+
+def test_a_report_depends_on_the_results_and_the_checkout_alone(
+    tree: Path, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "packages", lambda: {"torch": "9.9"})
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    command(tree, "--out", tmp_path)
+    files = [path.relative_to(rendered) for path in rendered.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if (tmp_path / path).read_bytes() != (rendered / path).read_bytes()] == []
 
 
 def test_text_of_a_result_cannot_become_markup(rendered: Path) -> None:

@@ -51,10 +51,19 @@ def lock_sha256(image: str, docker: Path = DOCKER) -> str:
 
 def locked_version(image: str, package: str, docker: Path = DOCKER) -> str:
     """Raises LockError when the lock does not hold the package."""
-    found = re.search(rf"^{re.escape(package)}==(\S+)", lock_path(image, docker).read_text(), re.MULTILINE)
+    found = versions(image, docker).get(package)
     if found is None:
         raise LockError(f"{lock_path(image, docker)} does not lock {package}")
-    return found[1]
+    return found[0]
+
+
+@cache
+def versions(image: str, docker: Path = DOCKER) -> dict[str, tuple[str, ...]]:
+    """Package -> its locked versions; more than one where they depend on Python's."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock_path(image, docker).read_text(), re.MULTILINE):
+        found[name] = (*found.get(name, ()), version)
+    return found
 
 
 def inputs(image: str, docker: Path = DOCKER) -> list[Path]:

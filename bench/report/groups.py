@@ -7,7 +7,7 @@ table) hold because every table is made from one ``Section``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -98,9 +98,12 @@ def sections(measurements: Iterable[Measurement]) -> list[Section]:
 
 
 def _section(measurements: Sequence[Measurement], slug: str) -> Section:
+    changed = [bool(each.changed) for each in measurements if each.cells]
+    mixed = any(changed) and not all(changed)
     by_case: dict[tuple[str, str], list[Measurement]] = {}
     for each in measurements:
-        by_case.setdefault(each.row.use_case, []).append(each)
+        tagged = replace(each, tagged=mixed and bool(each.changed))
+        by_case.setdefault(each.row.use_case, []).append(tagged)
     cases = [
         UseCase(*case, tuple(sorted(by_case[case], key=_speed)))
         for case in sorted(by_case, key=names.use_case_order)

@@ -10,7 +10,7 @@ import jinja2
 
 from bench import config
 from bench.record import write_atomically
-from bench.report import failures, names, overall, text, timeline
+from bench.report import failures, names, overall, since, text, timeline
 from bench.report.charts import Figure
 from bench.report.draw import inline
 from bench.report.page import CaseView, Report, SectionView
@@ -80,6 +80,7 @@ def _environment(report: Report) -> jinja2.Environment:
         "worlds": overall.worlds,
         "overall": overall.table,
         "failures": failures.table,
+        "since": since.banner,
         "report": report,
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.record import write_atomically
-from bench.report import failures, matrix_table, names
+from bench.report import failures, matrix_table, names, since
 from bench.report.groups import UseCase
 from bench.report.page import CaseView, Page, Report, SectionView
 from bench.report.pool import Measurement
@@ -53,6 +53,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 def comparison(view: SectionView, case: CaseView) -> Iterator[str]:
     yield f"# {case.case.title}: {names.hardware(view.section.hardware)}, {view.section.weights} weights\n"
     yield f"Weights: {view.section.weights} ({view.weights_note}).\n"
+    yield f"{since.banner(view.section)}\n"
     for each in (case.comparison, *case.side):
         yield f"## {each.title}\n"
         yield f"{each.scope}\n\n{grid(each)}\n"
@@ -62,6 +63,7 @@ def configurations(page: Page, view: SectionView) -> Iterator[str]:
     """The plan's Detailed Results Structure, its headings unchanged, after the headline."""
     yield f"# Results: {page.title}, {view.section.weights} weights\n"
     yield f"{sentence(view.weights_note)}.\n"
+    yield f"{since.banner(view.section)}\n"
     yield table(view.headline) + "\n"
     for stack, cases in _by_stack(view).items():
         first = next(iter(cases.values()))
@@ -88,8 +90,8 @@ def _results(view: SectionView, case: CaseView, measurement: Measurement) -> Ite
     level = "#####" if case.case.control == "none" else "######"
     yield f"{level} {case.case.title} Results\n"
     remarks = [f"row {measurement.row.row}"]
-    if measurement.stale:
-        remarks.append(f"stale: {measurement.stale}")
+    if measurement.superseded or measurement.tagged:
+        remarks.append(f"stale: {measurement.superseded or 'see above'}")
     yield f"{view.section.weights} weights, {', '.join(remarks)}\n"
     yield grid(matrix_table.configuration(view.section, case.case, measurement, case.gains)) + "\n"
 

@@ -81,12 +81,12 @@ def configuration(section: Section, case: UseCase, measurement: Measurement, gai
 def stack_entry(measurement: Measurement) -> Entry:
     role = names.role(measurement.row)
     tags = [role] if role else []
-    if measurement.stale:
+    if measurement.superseded or measurement.tagged:
         tags.append("stale")
     return Entry(
         names.stack(measurement.row),
         names.stack(measurement.row),
-        note=f"row {measurement.row.row}" + (f", {measurement.stale}" if measurement.stale else ""),
+        note=", ".join(filter(None, (f"row {measurement.row.row}", measurement.superseded))),
         tags=tuple(tags),
     )
 

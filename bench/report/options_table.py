@@ -172,7 +172,11 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
         sides += f" against {alone.reference.n}"
         memory += f" (reference {number(memory_gb(alone.reference))})"
     return (
-        Entry(p50, note=f"{row.hardware}, {sides}", tags=tuple(alone.cell.oddities)),
+        Entry(
+            p50,
+            note=f"{row.hardware}, {sides}; {alone.measurement.measured}",
+            tags=tuple(alone.cell.oddities),
+        ),
         gain_entry(alone.gain, is_reference=row.is_reference),
         Entry(memory),
     )

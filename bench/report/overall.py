@@ -25,7 +25,7 @@ FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "an
 FLOOR = Column("Quality floor", numeric=False)
 ROW = Column("Row", hint="Its id in matrix.csv, which never changes")
 MACHINE = Column("Machine", numeric=False)
-MEASURED = Column("Measured", numeric=False)
+MEASURED = Column("Measured", numeric=False, hint="The code that measured; its page says what changed since")
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,8 @@ def _entries(best: Best) -> Iterator[Entry]:
     yield use_case
     promised = best.floor != "any" and best.answer.winner.quality is None and not best.answer.is_reference
     yield words(best.floor, note="promised by its options" if promised else "")
-    # Not marked as stale: the last column says which code measured it.
     yield words(best.answer.stack)
     yield words(best.answer.winner.row.row)
     yield from rest
     yield words(best.view.section.devices)
-    yield words(_measured(best.answer))
-
-
-def _measured(answer: Answer) -> str:
-    result = answer.winner.latest
-    commit = result.environment.git_commit if result.environment else None
-    day = result.started_at[:10]
-    return f"{day}, commit {commit[:8]}" if commit else day
+    yield words(best.answer.winner.measured)

@@ -1,8 +1,8 @@
 """Attempts at one row on one host become one measurement (METHOD.md section 2, "Pooling").
 
 Only attempts of one fingerprint are pooled. The newest fingerprint that has numbers is the one shown;
-it is marked stale when a newer one exists without numbers, or when this checkout would measure the row
-with other code.
+it is stale when a newer one exists without numbers, or when this checkout would measure the row with other
+code.
 """
 
 from __future__ import annotations
@@ -95,9 +95,13 @@ class Measurement:
     cells: dict[Shape, PooledCell]
     failed: dict[Shape, Code]
     """How the cells ended that have no numbers, by their latest attempt."""
-    stale: str
-    """Why the numbers are of the past; empty while they are current."""
+    superseded: str
+    """How a newer attempt ended that has no numbers; empty where these are of the newest."""
+    changed: frozenset[str]
+    """``code``, ``weights``: what this checkout has otherwise than the numbers were measured with."""
     quality: Quality | None
+    tagged: bool = False
+    """Whether ``changed`` is said of the row: its section holds rows of which it is not true."""
 
     @property
     def latest(self) -> Result:
@@ -106,6 +110,14 @@ class Measurement:
     @property
     def machine(self) -> str:
         return self.attempts[-1].machine
+
+    @property
+    def measured(self) -> str:
+        """``2026-11-23, commit 20e1c234``: of the newest attempt that is shown."""
+        environment = self.latest.environment
+        day, commit = self.latest.started_at[:10], environment.git_commit if environment else None
+        edited = " and uncommitted changes" if environment and environment.git_dirty else ""
+        return f"{day}, commit {commit[:8]}{edited}" if commit else day
 
     @property
     def profile(self) -> Profile | None:
@@ -154,24 +166,25 @@ def _measurement(attempts: list[Attempt]) -> Measurement:
         attempts=tuple(shown),
         cells=cells,
         failed=_failed(shown, cells),
-        stale=_stale(shown[-1], newest),
+        superseded=_superseded(shown[-1], newest),
+        changed=_changed(shown[-1]),
         quality=next((each.quality for each in reversed(shown) if each.quality), None),
     )
 
 
-def _stale(shown: Attempt, newest: Attempt) -> str:
-    if newest.result.fingerprint != shown.result.fingerprint:
-        return f"a newer attempt ({newest.result.attempt}) ended {newest.result.status.code}"
-    return "measured by other code than this checkout's" if _other_code(shown) else ""
+def _superseded(shown: Attempt, newest: Attempt) -> str:
+    if newest.result.fingerprint == shown.result.fingerprint:
+        return ""
+    return f"a newer attempt ({newest.result.attempt}) ended {newest.result.status.code}"
 
 
-def _other_code(attempt: Attempt) -> bool:
-    """Whether this checkout's runner or tiny weights differ from those that measured."""
+def _changed(attempt: Attempt) -> frozenset[str]:
     made_of = attempt.result.ingredients
     if made_of is None:
-        return False
+        return frozenset()
     here = identity.ingredients(attempt.row, made_of.weights)
-    return (made_of.code, made_of.data) != (here.code, here.data)
+    pairs = {"code": (made_of.code, here.code), "weights": (made_of.data, here.data)}
+    return frozenset(name for name, (then, now) in pairs.items() if then != now)
 
 
 def shown_code(result: Result, cell: Cell) -> Code:

@@ -4,8 +4,7 @@
     ... replaced ...
     <!-- /fluxbench -->
 
-No number in README is typed. A table here names commit and day of its measurements instead of saying that
-they are stale: any later commit to the runner would change the words, and no number.
+No number in README is typed, and each names commit and day of its measurement (``bench.report.since``).
 """
 
 from __future__ import annotations
