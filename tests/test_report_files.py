@@ -266,7 +266,9 @@ def test_readme_tables_are_renewed_between_their_markers(
     text = readme.read_text()
     assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
     assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
-    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 4 | 3.9" in text, "row 4"
+    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 4 | 2 | 3.9" in text, (
+        "row 4"
+    )
     assert "old" not in text
     assert command(tree, "--readme", "--check").exit_code == 0
 

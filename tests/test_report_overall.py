@@ -63,3 +63,46 @@ def test_the_larger_gain_decides_between_machines_and_not_the_fewer_seconds(tmp_
     assert answers(tmp_path) == [("lossless", "4")]
     (line,) = overall.table(world_of(tmp_path)).lines
     assert line.entries[-2].text == "GPU-00000000", "the machine that says so"
+
+
+def test_without_a_certain_gain_the_machine_that_compared_more_stacks_decides(tmp_path: Path) -> None:
+    write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.2, host=0))
+    write_attempt(tmp_path, fake_result(COMPILED, median_seconds=3.9, host=0))
+    write_attempt(tmp_path, fake_result(COMPILED, median_seconds=3.5, host=1, n=72))
+    (best,) = world_of(tmp_path).bests
+    assert best.view.section.devices == "GPU-00000000"
+    assert best.answer.gain is not None, "one process a side: 1.33 times, without an interval"
+
+
+def test_of_machines_with_one_stack_each_the_one_with_more_requests_decides_and_then_the_newest(
+    tmp_path: Path,
+) -> None:
+    write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.4, host=0, n=40))
+    write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.2, host=1, n=20))
+    write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.3, host=2, n=40, minutes=60))
+    (best,) = world_of(tmp_path).bests
+    assert best.view.section.devices == "GPU-00000002"
+
+
+def test_an_answer_says_what_it_was_compared_with(tmp_path: Path) -> None:
+    measured(tmp_path, REFERENCE, 5.2, host=0)
+    (alone,) = world_of(tmp_path).bests
+    assert alone.answer.compared == "the only stack that may win here"
+    assert alone.answer.beside_the_reference == "the reference itself"
+    measured(tmp_path, REFERENCE.model_copy(update={"row": "7", "cache": "replay-65"}), 2.0, host=0)
+    measured(tmp_path, QUANTISED, 6.0, host=0)
+    best = world_of(tmp_path).bests[-1]
+    assert best.answer.compared == "the only stack that may win here; 1 replay with a schedule of skipped" + (
+        " steps may not win"
+    )
+    measured(tmp_path, COMPILED, 3.9, host=0)
+    (best,) = world_of(tmp_path).bests
+    assert best.answer.compared.startswith("fastest of 2 stacks here; 1 replay")
+
+
+def test_a_promised_quality_is_called_promised_and_another_not_measured(tmp_path: Path) -> None:
+    for row, seconds in ((REFERENCE, 5.2), (COMPILED, 3.9), (QUANTISED, 2.9)):
+        measured(tmp_path, row, seconds, host=0)
+    promised, unknown = world_of(tmp_path).bests
+    assert promised.answer.quality == "lossless, promised by its options"
+    assert unknown.answer.quality == "not measured"

@@ -156,3 +156,27 @@ def test_each_gpu_has_a_line_and_so_have_all_together(tmp_path: Path) -> None:
 
 def _figures(view: SectionView, case: CaseView) -> list[Any]:
     return figures(view.section, case.case, case.gains, case.scaled)
+
+
+def test_several_gpus_are_held_against_the_reference_on_one_of_them(tmp_path: Path) -> None:
+    measured(tmp_path, ONE, 5.0)
+    measured(tmp_path, EAGER, 4.0)
+    measured(tmp_path, fake_row(row="15", hardware="h200x1", attention="cudnn"), 1.0)
+    measured(tmp_path, ONE.model_copy(update={"row": "3", "task": "img2img"}), 9.0)
+    view, case = view_of(tmp_path)
+    assert case.answer is not None
+    assert case.answer.gain is not None
+    assert case.answer.gain.ratio.value == pytest.approx(5.0 / 4.0, abs=0.02)
+    assert "the reference took 5.0" in case.answer.beside_the_reference
+    assert "on one of these GPUs, GPU-00000000" in case.answer.beside_the_reference
+    assert view.spread_note.startswith("Speed-ups are over the reference on one of these GPUs (GPU-00000000)")
+
+
+def test_the_reference_of_another_machine_is_no_reference_of_several_gpus(tmp_path: Path) -> None:
+    measured(tmp_path, ONE, 5.0, host=7)
+    measured(tmp_path, EAGER, 4.0)
+    view, case = view_of(tmp_path)
+    assert case.answer is not None
+    assert case.answer.gain is None
+    assert case.answer.beside_the_reference == "the reference was not measured on one of these GPUs"
+    assert view.spread_note == "The reference was not measured here, so there are no speed-ups."

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from bench import config
 from bench.report import names
 from bench.report.gains import Gain, Gains
-from bench.report.groups import Section, UseCase, fastest
+from bench.report.groups import Section, UseCase, fastest, is_lossless, may_win
 from bench.report.matrix_table import (
     answer_entry,
+    certainty,
     gain_entry,
     memory_gb,
     quality_entry,
@@ -19,18 +21,21 @@ from bench.report.matrix_table import (
 )
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
-from bench.report.text import MISSING
+from bench.report.text import MISSING, plural, quantile
 
 COLUMNS = (
     Column("Use case", numeric=False),
     Column("Fastest stack", numeric=False, hint="Lowest supported median, one user, one image"),
+    Column("Of stacks", hint="That were measured here and may win, this one included"),
     Column("p50 (s)", hint="Median with its 95 % CI"),
     Column("n"),
-    Column("Reference p50 (s)", hint="bf16, eager, SDPA, on the same host"),
+    Column("Reference p50 (s)", hint="bf16, eager, SDPA, on the same host; of several GPUs on one of them"),
     Column("Speed-up", hint="Over the reference; verdict and 95 % CI"),
     Column("Quality", numeric=False, hint="Against the reference: same prompts, same seeds"),
     Column("Memory peak (GB)"),
 )
+
+LOSSLESS = config.QUALITY_TIERS[0].name
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,11 @@ class Answer:
     case: UseCase
     winner: Measurement
     cell: PooledCell
+    stacks: int
+    """That were compared: those that may win, the winner included."""
     gain: Gain | None
-    reference: PooledCell | None
+    base: Measurement | None
+    """The reference, of several GPUs on one of them."""
 
     @property
     def stack(self) -> str:
@@ -52,19 +60,57 @@ class Answer:
         return self.winner.row.is_reference
 
     @property
+    def reference(self) -> PooledCell | None:
+        return self.base.cell() if self.base else None
+
+    @property
+    def one_gpu(self) -> str:
+        """The GPU of the reference, where that is one of several."""
+        alone = self.base is not None and self.base.row.hardware != self.winner.row.hardware
+        return self.base.machine if self.base and alone else ""
+
+    @property
+    def compared(self) -> str:
+        """What it is the fastest of."""
+        by_schedule = sum(bool(each.row.skips_by_schedule and each.cell()) for each in self.case.measurements)
+        of = (
+            "the only stack that may win here"
+            if self.stacks == 1
+            else f"fastest of {self.stacks} stacks here"
+        )
+        if by_schedule == 0:
+            return of
+        return f"{of}; {plural(by_schedule, 'replay')} with a schedule of skipped steps may not win"
+
+    @property
+    def beside_the_reference(self) -> str:
+        if self.is_reference:
+            return "the reference itself"
+        if self.reference is None:
+            several = self.winner.row.gpu_count > 1
+            return f"the reference was not measured on {'one of these GPUs' if several else 'this machine'}"
+        seconds = quantile(self.reference.latency.p50, self.reference.latency)
+        where = f" on one of these GPUs, {self.one_gpu}" if self.one_gpu else ""
+        said = f"the reference took {seconds} s{where}"
+        return f"{said}; {certainty(self.gain)}" if self.gain else said
+
+    @property
     def quality(self) -> str:
+        """Of its pictures; where none were kept, what its options promise."""
+        if self.winner.quality is None and not self.is_reference:
+            return f"{LOSSLESS}, promised by its options" if is_lossless(self.winner) else "not measured"
         entry = quality_entry(self.winner)
         return ", ".join(part for part in (entry.text, entry.note, *entry.tags) if part)
 
 
 def answer(case: UseCase, gains: Gains, among: Iterable[Measurement] | None = None) -> Answer | None:
     """``among``: the measurements that may win; None for all."""
-    winner = fastest(case.measurements if among is None else among)
+    stacks = [each for each in (case.measurements if among is None else among) if may_win(each)]
+    winner = fastest(stacks)
     cell = winner.cell() if winner else None
     if winner is None or cell is None:
         return None
-    reference = case.reference.cell() if case.reference else None
-    return Answer(case, winner, cell, gains.of(winner, cell), reference)
+    return Answer(case, winner, cell, len(stacks), gains.of(winner, cell), gains.reference)
 
 
 def headline(section: Section, answers: dict[str, Answer | None]) -> Table:
@@ -76,15 +122,23 @@ def headline(section: Section, answers: dict[str, Answer | None]) -> Table:
 def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
     if answer is None:
         nothing = words("no stack with a supported median yet")
-        return words(case.title), nothing, *(Entry(MISSING) for _ in COLUMNS[2:])
-    reference = answer.reference
+        return words(case.title), nothing, Entry("0", 0), *(Entry(MISSING) for _ in COLUMNS[3:])
     return (
         words(case.title),
         stack_entry(answer.winner),
+        Entry(str(answer.stacks), answer.stacks),
         answer_entry(answer.cell),
         Entry(str(answer.cell.n), answer.cell.n),
-        quantile_entry(reference.latency.p50, reference.latency) if reference else Entry(MISSING),
+        _reference_entry(answer),
         gain_entry(answer.gain, is_reference=answer.is_reference),
         quality_entry(answer.winner),
         figure(memory_gb(answer.cell)),
     )
+
+
+def _reference_entry(answer: Answer) -> Entry:
+    reference = answer.reference
+    if reference is None:
+        return Entry(MISSING)
+    entry = quantile_entry(reference.latency.p50, reference.latency)
+    return replace(entry, note=f"on {answer.one_gpu}" if answer.one_gpu else "")

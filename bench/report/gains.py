@@ -1,6 +1,7 @@
 """What each stack gained: against the reference, against its parent, and beyond the product of its parts.
 
-Every ratio compares cells of one host, because a ``UseCase`` holds no others.
+Every ratio compares cells of one host, because a ``UseCase`` holds no others; several GPUs are held against
+the reference on one of them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Layer:
 class Gains:
     """Of one use case."""
 
+    reference: Measurement | None
     spread: float | None
     """The host's reference-to-reference spread, as a log ratio."""
     speedups: dict[tuple[str, Shape], Gain]
@@ -64,21 +66,23 @@ def host_spread(section: Section) -> float | None:
     return max((spread for spread in spreads if spread is not None), default=None)
 
 
-def gains(case: UseCase, spread: float | None) -> Gains:
-    return Gains(spread, _speedups(case, spread), tuple(_layers(case, spread)))
+def gains(case: UseCase, spread: float | None, of_one_gpu: Measurement | None = None) -> Gains:
+    """``of_one_gpu``: the reference, where it runs on fewer GPUs than the use case."""
+    base = case.reference or of_one_gpu
+    return Gains(base, spread, _speedups(case, base, spread), tuple(_layers(case, spread)))
 
 
-def _speedups(case: UseCase, spread: float | None) -> dict[tuple[str, Shape], Gain]:
+def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> dict[tuple[str, Shape], Gain]:
     """Holm's correction spans the candidates of one cell: that is the ranking a reader sees."""
     found: dict[tuple[str, Shape], Gain] = {}
-    for shape in case.reference.cells if case.reference else ():
-        reference = _comparable(case.reference, shape)
+    for shape in base.cells if base else ():
+        reference = _comparable(base, shape)
         if reference is None:
             continue
         candidates = {
             each.row.row: cell.side
             for each in case.measurements
-            if each is not case.reference and (cell := _comparable(each, shape))
+            if each is not base and (cell := _comparable(each, shape))
         }
         ratios = [speedup(reference.side, side, spread) for side in candidates.values()]
         for row, ratio, word in zip(candidates, ratios, verdicts(ratios), strict=True):

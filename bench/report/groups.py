@@ -116,12 +116,15 @@ def fastest(measurements: Iterable[Measurement]) -> Measurement | None:
     """By the median of one user and one image, where it is supported and nothing marks it. A stack whose
     cache follows a schedule is no answer to anyone's question."""
     clean = [
-        (cell.latency.p50.value, each)
-        for each in measurements
-        if not each.row.skips_by_schedule
-        if (cell := each.cell()) and cell.code is Code.OK and cell.latency.p50.supported
+        (cell.latency.p50.value, each) for each in measurements if (cell := each.cell()) and may_win(each)
     ]
     return min(clean, key=lambda pair: pair[0])[1] if clean else None
+
+
+def may_win(measurement: Measurement) -> bool:
+    cell = measurement.cell()
+    supported = cell is not None and cell.code is Code.OK and cell.latency.p50.supported
+    return supported and not measurement.row.skips_by_schedule
 
 
 def is_lossless(measurement: Measurement) -> bool:

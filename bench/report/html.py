@@ -79,6 +79,7 @@ def _environment(report: Report) -> jinja2.Environment:
     environment.globals |= {
         "worlds": overall.worlds,
         "overall": overall.table,
+        "choice": overall.CHOICE,
         "failures": failures.table,
         "since": since.banner,
         "report": report,

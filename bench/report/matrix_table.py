@@ -15,7 +15,7 @@ from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.pool import Measurement, PooledCell, Shape
 from bench.report.table import Column, Entry, Line, Table, figure
-from bench.report.text import MISSING, interval, number, percent, quantile, ratio
+from bench.report.text import MISSING, interval, number, percent, quantile, ratio, ratio_bounds
 from bench.verdicts import Verdict
 
 MATRIX = (
@@ -34,7 +34,11 @@ MATRIX = (
 BESIDE = (
     Column("n", hint="Steady requests, warm-up left out; a run is a process of its own"),
     Column("Images/s", hint="Images delivered over the steady window"),
-    Column("Speed-up", hint="Median of the reference over this one, same host and cell; verdict and 95 % CI"),
+    Column(
+        "Speed-up",
+        hint="Median of the reference over this one, same host and cell, of several GPUs on one of them;"
+        " verdict and 95 % CI",
+    ),
     Column(
         "Quality", numeric=False, hint="Tier and PSNR of the same prompts and seeds against the reference"
     ),
@@ -158,10 +162,15 @@ def gain_entry(gain: Gain | None, *, is_reference: bool = False) -> Entry:
     """``1.35× FASTER`` with the interval below."""
     if gain is None:
         return Entry("1" if is_reference else MISSING, 1.0 if is_reference else None)
-    bounds = gain.ratio.interval()
-    note = f"CI {bounds[0]:.2f}–{bounds[1]:.2f}" if bounds else f"no interval: {gain.ratio.missing}"
     strong = gain.verdict is Verdict.FASTER
-    return Entry(f"{ratio(gain.ratio.value)} {gain.verdict}", gain.ratio.value, note=note, strong=strong)
+    text = f"{ratio(gain.ratio.value)} {gain.verdict}"
+    return Entry(text, gain.ratio.value, note=certainty(gain), strong=strong)
+
+
+def certainty(gain: Gain) -> str:
+    """``CI 1.337–1.355``, or what is missing for one."""
+    bounds = gain.ratio.interval()
+    return f"CI {ratio_bounds(bounds)}" if bounds else f"no interval: {gain.ratio.missing}"
 
 
 def quality_entry(measurement: Measurement) -> Entry:

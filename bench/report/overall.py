@@ -1,7 +1,6 @@
 """The answer for one hardware, whichever machines measured it: per use case and quality floor, one stack.
 
-Seconds of two machines are never set side by side. What a stack gained over the reference of its own machine
-is, so the largest gain that is certain decides between machines; without one the lowest median.
+``CHOICE`` says how one machine is chosen where several measured a use case.
 """
 
 from __future__ import annotations
@@ -20,6 +19,11 @@ from bench.report.pool import Measurement
 from bench.report.table import Column, Entry, Line, Table, words
 from bench.verdicts import Verdict
 
+CHOICE = (
+    "Seconds of two machines are never compared: the largest certain gain over the reference of its own"
+    " machine decides; without one, the machine that compared the most stacks, then the one with the most"
+    " requests, then the newest."
+)
 FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
 """Quality floor -> whether a stack is above it."""
 FLOOR = Column("Quality floor", numeric=False)
@@ -84,10 +88,11 @@ def _answer(view: CaseView, floor: str) -> Answer | None:
     )
 
 
-def _rank(best: Best) -> tuple[bool, float, float]:
-    gain = best.answer.gain
-    certain = gain is not None and gain.verdict is Verdict.FASTER
-    return certain, gain.ratio.value if gain and certain else 0.0, -best.answer.cell.latency.p50.value
+def _rank(best: Best) -> tuple[float, int, int, str]:
+    """``CHOICE``, the largest first."""
+    answer, gain = best.answer, best.answer.gain
+    certain = gain.ratio.value if gain and gain.verdict is Verdict.FASTER else 0.0
+    return certain, answer.stacks, answer.cell.n, answer.winner.latest.attempt
 
 
 def table(world: World) -> Table:

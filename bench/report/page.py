@@ -43,6 +43,27 @@ class SectionView:
         return newest.latest.environment
 
     @property
+    def spread_note(self) -> str:
+        """How far equal processes differ here, and what follows for the speed-ups."""
+        if self.spread is not None:
+            return (
+                f"Spread between processes of the reference on this host: {100 * self.spread:.2f} %; it is"
+                " added to the interval of every speed-up from one process a side."
+            )
+        if any(view.case.reference for view in self.cases):
+            return (
+                "The reference ran in one process only: its spread between processes is unknown, so"
+                " speed-ups from one process a side have no interval."
+            )
+        on_one = {view.gains.reference.machine for view in self.cases if view.gains.reference}
+        if on_one:
+            return (
+                f"Speed-ups are over the reference on one of these GPUs ({', '.join(sorted(on_one))}); from"
+                " one process a side they have no interval."
+            )
+        return "The reference was not measured here, so there are no speed-ups."
+
+    @property
     def weights_note(self) -> str:
         return names.WEIGHTS_NOTES[self.section.weights]
 
@@ -109,7 +130,7 @@ def section_view(section: Section, worlds: Sequence[Section] = ()) -> SectionVie
 
 
 def _case_view(section: Section, case: UseCase, spread: float | None, worlds: Sequence[Section]) -> CaseView:
-    computed = gains(case, spread)
+    computed = gains(case, spread, scaling.reference_on_one(section, case, worlds))
     scaled = scaling.scaled(section, case, worlds)
     side = (
         scaling.table(section, case, scaled),

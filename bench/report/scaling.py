@@ -105,6 +105,19 @@ def of_one_gpu(section: Section, sections: Sequence[Section]) -> list[Section]:
     ]
 
 
+def reference_on_one(section: Section, case: UseCase, sections: Sequence[Section]) -> Measurement | None:
+    """What several GPUs are held against: the reference on one of them, the faster one where several
+    measured it."""
+    found = (
+        other.reference
+        for one in of_one_gpu(section, sections)
+        for other in one.use_cases
+        if (other.task, other.control) == (case.task, case.control)
+    )
+    measured = [each for each in found if each and p50(each)]
+    return min(measured, key=lambda each: p50(each) or 0.0, default=None)
+
+
 def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tuple[Scaled, ...]:
     """Of every stack with numbers; empty for a section of one GPU or none."""
     if section.row.gpu_count < 2:

@@ -25,6 +25,11 @@ def ratio(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}×"
 
 
+def ratio_bounds(bounds: tuple[float, float]) -> str:
+    """``0.995–1.023``: with two digits a bound beside 1 would not show on which side it lies."""
+    return f"{bounds[0]:.3f}–{bounds[1]:.3f}"
+
+
 def quantile(value: Quantile | None, latency: Distribution | None) -> str:
     """``7.02``, or ``n=20, max 7.31`` where n does not carry the percentile."""
     if value is None or latency is None:
