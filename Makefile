@@ -26,7 +26,8 @@ INSTALLED := .venv/installed
 DEVELOPMENT := .venv/installed-development
 # Bytecode is compiled when a module is first imported: most of what is installed never is.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
-# Packages for GPUs whose own code the tests run all the same: as images lock them, without what they pull in.
+# Packages for GPUs whose own code the tests run all the same: as images lock them, without what they pull in,
+# and out of the way of what measures.
 LOCKED_FOR_GPUS := sed -nE 's/^((xfuser|yunchang|einops|sageattention)==[^ ]+).*/\1/p' \
   docker/xdit/requirements.txt docker/sage/requirements.txt
 CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS) \
@@ -52,7 +53,7 @@ $(INSTALLED): pyproject.toml
 
 $(DEVELOPMENT): $(INSTALLED) docker/xdit/requirements.txt docker/sage/requirements.txt
 	$(PIP_INSTALL) --editable '.[run,quantization,parallel,report,dev]'
-	$(LOCKED_FOR_GPUS) | xargs $(PIP_INSTALL) --no-deps
+	$(LOCKED_FOR_GPUS) | xargs $(PIP_INSTALL) --no-deps --upgrade --target .venv/packages-for-gpus
 	@touch $@
 
 demo: $(INSTALLED) ## a chosen campaign on the tiny FLUX: no GPU, no Docker, under 10 minutes

@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from packages_for_gpus import FOLDER
 
 from bench import correctness, tryout
 from bench.axes import AXES
@@ -256,7 +257,8 @@ print(json.dumps(found))
 
 def test_sage1s_own_kernel_counts_no_keys_that_its_last_block_lacks() -> None:
     """The package's kernel under Triton's interpreter; -O, for the package asserts that there is a GPU."""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    folders = f"{Path(__file__).parents[1]}:{FOLDER}"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": folders}
     run = subprocess.run(
         [sys.executable, "-O", "-c", SAGE1_INTERPRETED], env=environment, capture_output=True, check=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from packages_for_gpus import FOLDER
 
 from bench import equality, tryout
 from bench.axes import AXES
@@ -19,7 +20,8 @@ def on_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of xDiT is refused on a CPU: what xDiT wants of a GPU is the stand-in's work."""
     monkeypatch.setattr(equality, "RANKS", "xdit_on_gloo")
     monkeypatch.setattr(equality, "refusals", lambda _row: ())
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
+    folders = (Path(__file__).parent, Path(__file__).parents[1], FOLDER)
+    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
 
 
 @pytest.mark.parametrize("option", METHODS)
