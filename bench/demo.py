@@ -2,8 +2,9 @@
 
 It needs no GPU, no Docker and no network, writes to ``results/demo/`` only, and goes on where it stopped.
 The rows and budgets are chosen for two CPU cores without bf16 arithmetic, where everything together has to
-stay under ten minutes: fp32 rows take a second a request there, bf16 ones several. Three requests a row are
-enough, for speed on a CPU only says that the path works; the row of four steps shows what n is for.
+stay under ten minutes: fp32 rows take a second a request there, bf16 ones several. Stacks that are compared
+run in two processes of three requests: the fewest that carry a median and an interval of their speed-up. The
+row of four steps shows what more requests are for.
 
 One thread a row: the model is so small that a second one gains little, and two that wait for each other made
 a request twenty times as slow on a busy machine.
@@ -45,6 +46,7 @@ class Part:
     where: str
     budget: str = "quick"
     cells: str = "1x1"
+    processes: int = 1
 
 
 PARTS = (
@@ -52,22 +54,26 @@ PARTS = (
         "the reference, against which quality is measured",
         f"{TINY} steps=28 phase=1 precision=bf16 task=txt2img control=none",
         budget="probe",
+        processes=2,
     ),
     Part(
         "the baseline, and what torch.compile makes of it",
         f"{TXT2IMG} quantization=none text_encoder=none attention=sdpa cache=none vae=full"
         " compilation=none,inductor",
         budget="probe",
+        processes=2,
     ),
     Part(
         "quantised weights: fewer bytes, and what they cost in pictures",
         f"{TXT2IMG} quantization=torchao-int8wo,quanto-int8,bnb-nf4,gguf-q4_0",
         budget="probe",
+        processes=2,
     ),
     Part(
         "caches that skip steps, as their thresholds decide",
         f"{TXT2IMG} cache=fbcache-0.2,teacache-0.4",
         budget="probe",
+        processes=2,
     ),
     Part(
         "other pipelines",
@@ -100,6 +106,7 @@ def commands(results: Path = RESULTS) -> list[tuple[str, list[str]]]:
             part.shows,
             [
                 *("fan-out", "--where", part.where, "--budget", part.budget, "--cells", part.cells),
+                *(("--processes", str(part.processes)) if part.processes > 1 else ()),
                 *("--results", str(results), "--executor", "local"),
             ],
         )

@@ -70,6 +70,18 @@ def test_the_default_cells_are_the_plans(matrix: Path) -> None:
     assert ",".join(f"{users}x{images}" for users, images in CELLS) in ran.output
 
 
+@pytest.mark.parametrize(
+    ("budget", "asked", "planned"), [("probe", "2", 2), ("standard", "1", 2), ("standard", "3", 3)]
+)
+def test_a_row_runs_in_as_many_processes_as_asked_but_never_in_fewer_than_its_budgets(
+    matrix: Path, budget: str, asked: str, planned: int
+) -> None:
+    plan = ["fan-out", "--matrix", str(matrix), "--dry-run", "--where", "hardware=cpu", "--executor", "local"]
+    ran = CliRunner().invoke(cli, [*plan, "--budget", budget, "--processes", asked])
+    assert ran.exit_code == 0, ran.output
+    assert f"in {planned} processes" in ran.output
+
+
 def test_a_plan_for_hardware_that_is_still_to_be_rented_is_made_on_any_machine(matrix: Path) -> None:
     asked = ["fan-out", "--matrix", str(matrix), "--where", "hardware=h100x1", "--executor", "local"]
     planned = CliRunner().invoke(cli, [*asked, "--dry-run", "--on", "h100x1", "--price-per-gpu-hour", "2"])
