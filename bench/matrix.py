@@ -12,15 +12,14 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.flux import Model
 from bench.hardware import HARDWARE, gpus_of
 
 Tier = Literal["core", "extended"]
-Model = Literal["flux.1-dev", "tiny"]
 Task = Literal["txt2img", "img2img", "inpaint"]
 Control = Literal["none", "canny", "depth", "pose"]
 
 TIERS: tuple[str, ...] = get_args(Tier)
-MODELS: tuple[str, ...] = get_args(Model)
 TASKS: tuple[str, ...] = get_args(Task)
 CONTROLS: tuple[str, ...] = get_args(Control)
 

@@ -15,14 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.flux import MODELS, TOKEN_PIXELS
 from bench.hardware import HARDWARE, gpus_of
-from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, IDENTITY, MODELS, PLAIN, TASKS, TIERS, Row
-
-TINY_SIZE = 128
-"""The only size that the shipped tiny model was trained at, in pixels."""
-
-PIXELS_A_TOKEN = 16
-"""Side of the square that one image token covers: 8 in the VAE, 2 in the patch."""
+from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, IDENTITY, PLAIN, TASKS, TIERS, Row
 
 _FIELD = re.compile(r'"(?:[^"]|"")*"|[^,]*')
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -197,9 +192,10 @@ def _misfit(column: str, fields: Mapping[str, str]) -> str | None:
     """What a well-formed size or hardware is, by definition, not able to give this row."""
     value = fields[column]
     if column == "size":
-        if fields.get("model") == "tiny" and int(value) != TINY_SIZE:
-            return f"{value}: the tiny model works at {TINY_SIZE} only"
-        return f"{value} is not a multiple of {PIXELS_A_TOKEN}" if int(value) % PIXELS_A_TOKEN else None
+        model = MODELS.get(fields.get("model", ""))
+        if model and model.only_size not in {None, int(value)}:
+            return f"{value}: {model.title} works at {model.only_size} only"
+        return f"{value} is not a multiple of {TOKEN_PIXELS}" if int(value) % TOKEN_PIXELS else None
     if column == "hardware":
         if value == "cpu" and fields.get("model") == "flux.1-dev":
             return "flux.1-dev does not run on cpu; its rows there use the tiny model"

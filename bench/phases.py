@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from bench import several_gpus
+from bench import several_gpus, tiny
 from bench.hardware import gpus_of
 from bench.layers import (
     COMBINATIONS,
@@ -47,7 +47,7 @@ ALL_HARDWARE = sorted(
     key=lambda hardware: (gpus_of(hardware)[0] or "", gpus_of(hardware)[1]),
 )
 """Whatever has rows: the CPU, then GPU by GPU, from one to many."""
-WORKLOADS = {"cpu": ("tiny", 128, 28)}
+WORKLOADS = {"cpu": ("tiny", tiny.SIZE, tiny.STEPS)}
 """hardware -> (model, size, steps) where it is not the usual one."""
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from bench import config, record, stats
 from bench.axes import AXES
+from bench.flux import Source
 from bench.matrix import REFERENCE, Row
 from bench.record import Strict
 
@@ -65,7 +66,7 @@ class Quality(Closeness):
     attempt: str
     fingerprint: str
     """Of the attempt whose pictures these are."""
-    weights: Literal["hub", "synthetic", "tiny"]
+    weights: Source
     meaning: str
     reference: Against
     prompts: list[Prompt] = Field(min_length=1)

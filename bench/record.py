@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.flux import Source
+
 SCHEMA_VERSION: Literal[1] = 1
 
 
@@ -248,7 +250,7 @@ class Environment(Strict):
 
 
 class Weights(Strict):
-    source: Literal["hub", "synthetic", "tiny"]
+    source: Source
     id: str
     """Repository and revision, or a hash of configuration, seed and dtype."""
     transformer_parameters: int

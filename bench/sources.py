@@ -21,6 +21,8 @@ OFF_THE_CLOCK = frozenset(
 )
 """Of ``bench/runner``: they describe a machine, word a status or start a row, and no request passes through
 them."""
+SETTINGS = (PACKAGE / "flux.py", PACKAGE / "tiny" / "__init__.py")
+"""What a request says to each model."""
 DECLARATIONS = frozenset({"bench.axes", "bench.axes.option"})
 """Where options are listed, and what an option is."""
 
@@ -35,7 +37,7 @@ def of_row(row: Row) -> list[Path]:
 
 def of_stack(stack: Stack) -> list[Path]:
     """Sorted; the same in every process, with or without torch."""
-    return sorted({*of_runner(), *_of_options(stack)})
+    return sorted({*of_runner(), *SETTINGS, *_of_options(stack)})
 
 
 def of_runner(package: Path = PACKAGE) -> list[Path]:

@@ -69,7 +69,7 @@ def session_of(row: Row) -> Session:
 
     device = "cpu" if row.gpu is None else "cuda"
     pipe = models.load(row, "tiny", device).pipe
-    manifest = tasks.manifest(row, "tiny")
+    manifest = tasks.manifest(row)
 
     def run(steps: int | None = None, images: int = 1, **options: Any) -> Any:
         return tasks.generate(pipe, row, manifest.request(0, images), steps=steps, **options)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from bench.flux import MODELS
 from bench.hardware import HARDWARE
 from bench.images import IMAGES, image_of
-from bench.matrix import AXIS_NAMES, CONTROLS, MODELS, ROW_ID, TASKS, TIERS, Row
+from bench.matrix import AXIS_NAMES, CONTROLS, ROW_ID, TASKS, TIERS, Row
 from bench.phases import PHASES, phase_of
 
 KEYS: dict[str, Callable[[Row], str]] = {

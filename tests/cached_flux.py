@@ -25,7 +25,7 @@ class Flux:
         self.row = row
         self.pipe = models.assemble(row, components)
         self.pipe.set_progress_bar_config(disable=True)
-        self.manifest = tasks.manifest(row, "tiny")
+        self.manifest = tasks.manifest(row)
 
     def latents(self, steps: int, images: int = 1, index: int = 0, **options: Any) -> Any:
         """(images, 16, 16, 16), of a request in which this many steps are executed."""

@@ -188,7 +188,7 @@ def test_vae_tiled_decodes_in_tiles_and_starts_from_the_same_latents(
     def latents(vae: str) -> Any:
         session = make_session(vae=vae, task=task)
         apply("vae", session)
-        request = tasks.manifest(session.row, "tiny").request(0, 1)
+        request = tasks.manifest(session.row).request(0, 1)
         return tasks.generate(session.pipe, session.row, request, steps=2, latents=True).latents
 
     assert latents("tiled").equal(latents("full"))

@@ -11,11 +11,11 @@ from cached_flux import MakeFlux, applied, calls, make_flux, relative_error
 from bench.axes import AXES
 from bench.axes.cache.decisions import Method, first_block_cache, replay, replay_schedule, teacache
 from bench.axes.option import NotApplied, Session
-from bench.runner import tasks
+from bench.flux import MODELS, executed_steps
 
 __all__ = ["applied", "make_flux"]  # fixtures
 
-STRENGTH = tasks.SETTINGS["tiny"].strength
+STRENGTH = MODELS["tiny"].settings.strength
 
 
 # --- What a skipped step does not run -----------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_a_schedule_that_strength_shortened_is_followed_to_its_own_last_step(
     make_flux: MakeFlux, task: str
 ) -> None:
     flux = make_flux(task=task, steps=8)
-    executed = tasks.executed_steps(task, 8, STRENGTH)
+    executed = executed_steps(task, 8, STRENGTH)
     assert executed == 6
     _, tally = flux.with_cache(replay(50), executed)
     assert tally.computed == list(replay_schedule(executed, 50))
@@ -118,7 +118,7 @@ def test_a_schedule_that_strength_shortened_is_followed_to_its_own_last_step(
 def test_two_calls_a_step_are_refused(make_flux: MakeFlux) -> None:
     """True classifier-free guidance; its two branches would need a memory each."""
     flux = make_flux()
-    settings = tasks.SETTINGS["tiny"]
+    settings = MODELS["tiny"].settings
     with flux.cached(first_block_cache(0.2)), pytest.raises(RuntimeError, match="one a step"):
         flux.pipe(
             "a red circle",

@@ -11,6 +11,7 @@ import pytest
 
 from bench import config, layout
 from bench.check_files import file_faults
+from bench.flux import MODELS, executed_steps
 from bench.matrix import Row
 from bench.record import Code, Result
 from bench.runner import row, tasks
@@ -39,7 +40,7 @@ def test_every_request_says_what_it_skipped_and_the_cell_adds_it_up(
     """One and four images in one process: a request that began with what another kept would count other
     steps, and the evidence of verify, taken before both, would no longer be true."""
     result = run(((1, 1), (1, 4)), cache="fbcache-0.2", task="img2img", control="canny")
-    executed = tasks.executed_steps("img2img", STEPS, tasks.SETTINGS["tiny"].strength)
+    executed = executed_steps("img2img", STEPS, MODELS["tiny"].settings.strength)
     assert (result.status.code, result.status.reason) == (Code.OK, "")
     evidence = result.effective["cache"]
     assert evidence["decided_by"] == "threshold 0.2"

@@ -82,7 +82,7 @@ def plain_latents(make_row: Callable[..., Row]) -> Callable[..., Any]:
     def latents(task: str = "txt2img", control: str = "none") -> Any:
         if (task, control) not in drawn:
             row = make_row(task=task, control=control)
-            request = tasks.manifest(row, "tiny").request(0, 1)
+            request = tasks.manifest(row).request(0, 1)
             pipe = models.load(row, "tiny", "cpu").pipe
             drawn[task, control] = tasks.generate(pipe, row, request, latents=True, steps=STEPS).latents
         return drawn[task, control]

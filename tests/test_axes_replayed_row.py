@@ -66,7 +66,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def latents_of(session: Session) -> Iterator[Any]:
-    manifest = tasks.manifest(session.row, "tiny")
+    manifest = tasks.manifest(session.row)
     for prompt, images in REQUESTS:
         with torch.no_grad():
             request = manifest.request(prompt, images)

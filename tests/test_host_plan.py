@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from fakes import fake_cell, fake_result, fake_row
 from bench import config
 from bench.axes import AXES
 from bench.config import BUDGETS, CELLS
-from bench.host import history
+from bench.flux import MODELS
+from bench.host import estimate, history
 from bench.host.estimate import Estimates, gpu_hours, guess_seconds, timeout_seconds
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
@@ -241,6 +243,12 @@ def test_guesses_grow_with_cells_requests_and_slower_options() -> None:
     assert timeout_seconds(one) > 2 * one
     assert gpu_hours(fake_row(hardware="h100x8", parallel="replicas"), 1800) == 4
     assert gpu_hours(fake_row(hardware="cpu"), 1800) == 0
+
+
+def test_a_guess_counts_the_pictures_that_a_row_saves_and_no_more(make_row: Callable[..., Row]) -> None:
+    requests = config.PROBE.n + config.WARMUP.minimum + 1 + MODELS["tiny"].settings.quality_prompts
+    guess = guess_seconds(make_row(), "probe", ((1, 1),))
+    assert guess == estimate.START_SECONDS["tiny"] + requests * estimate.TINY_IMAGE_SECONDS
 
 
 def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_synthetic_weights_give_finite_images_that_are_not_flat(
     """Prompt string in, image out, through 77 CLIP and 512 T5 tokens and the ControlNet."""
     row = make_row(model="flux.1-dev", size=64, precision=precision, task="img2img", control="canny")
     loaded = models.load(row, "synthetic", "cpu")
-    request = tasks.manifest(row, "synthetic").request(0, 1)
+    request = tasks.manifest(row).request(0, 1)
     output = tasks.generate(loaded.pipe, row, request, steps=2, latents=True)
     require_valid(row, output, 1)
     assert output.latents.isfinite().all()

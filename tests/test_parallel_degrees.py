@@ -11,7 +11,8 @@ import pytest
 
 from bench.axes import AXES
 from bench.axes.parallel import ranks_of
-from bench.axes.parallel.degrees import SHAPES, Degrees, degrees_of
+from bench.axes.parallel.degrees import Degrees, degrees_of
+from bench.flux import MODELS
 from bench.images import image_of
 from bench.matrix import REFERENCE, Row
 from bench.rules import flags, refusals
@@ -59,15 +60,13 @@ def test_replicas_are_one_a_gpu_and_a_plain_row_is_one_process(on: Callable[...,
 
 def test_the_shapes_are_those_of_the_models() -> None:
     from bench.runner.published import published
-    from bench.runner.tasks import SETTINGS
     from bench.tiny import WEIGHTS
 
     tiny = json.loads(Path(WEIGHTS, "transformer", "config.json").read_text())
     configs = {"flux.1-dev": published("transformer").config, "tiny": tiny}
     for model, config in configs.items():
-        assert SHAPES[model].heads == config["num_attention_heads"]
-        assert SHAPES[model].text_tokens == SETTINGS[model].text_tokens
-    assert SHAPES["flux.1-dev"].tokens(1024) == {"image": 4096, "text": 512}
+        assert MODELS[model].heads == config["num_attention_heads"]
+    assert MODELS["flux.1-dev"].tokens(1024) == {"image": 4096, "text": 512}
 
 
 @pytest.mark.parametrize(

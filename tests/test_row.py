@@ -18,9 +18,10 @@ from tiny_rows import Start, breaking, lines, on_disk, raising, start
 from bench import config, layout
 from bench.axes import AXES
 from bench.cli import main
+from bench.flux import MODELS
 from bench.matrix import Row
 from bench.record import Cell, Code
-from bench.runner import tasks, telemetry
+from bench.runner import telemetry
 from bench.runner.load import Load
 
 __all__ = ["start"]  # a fixture
@@ -56,10 +57,10 @@ def test_a_row_leaves_every_file_and_says_where_its_time_went(start: Start, tmp_
     assert cost.gpu_hours is None
     parts = cost.measuring_seconds + cost.warmup_seconds + cost.bookkeeping_seconds
     assert parts == pytest.approx(cost.wall_seconds)
-    assert len(list((attempt / layout.IMAGES).glob("*.png"))) == tasks.SETTINGS["tiny"].quality_prompts
+    assert len(list((attempt / layout.IMAGES).glob("*.png"))) == MODELS["tiny"].settings.quality_prompts
     assert (
         len(list((attempt / layout.IMAGES).glob("*.latents.safetensors")))
-        == tasks.SETTINGS["tiny"].quality_prompts
+        == MODELS["tiny"].settings.quality_prompts
     )
     assert telemetry.read(attempt)
     assert not list(attempt.rglob("*.tmp"))

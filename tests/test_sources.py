@@ -22,6 +22,7 @@ def names(row: Row) -> set[str]:
 def test_a_row_hashes_the_runner_and_its_own_options_only(make_row: MakeRow) -> None:
     plain = names(make_row())
     assert {"runner/server.py", "runner/published/transformer.json", "axes/cache/plain.py"} <= plain
+    assert {"flux.py", "tiny/__init__.py"} <= plain, "what a request says to its model"
     assert not plain & {"report/page.py", "rules/stacks.py", "axes/option.py", "axes/__init__.py"}
     compiled = names(make_row(compilation="inductor"))
     assert compiled >= {"axes/attention/torchs.py", "axes/compilation/regional.py", "axes/vae.py"}

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import flux
 from bench.matrix import CONTROLS, TASKS, Row
 from bench.runner import models, pictures, prompts, tasks
 from bench.runner.outputs import InvalidOutput, Output, require_valid
@@ -27,7 +28,7 @@ def test_every_use_case_delivers_valid_images_and_passes_every_stage(
 ) -> None:
     row = make_row(task=task, control=control, steps=4)
     pipe = models.load(row, "tiny", "cpu").pipe
-    request = tasks.manifest(row, "tiny").request(0, 2)
+    request = tasks.manifest(row).request(0, 2)
     seen: list[str] = []
     output = tasks.generate(
         pipe, row, request, on_stage=seen.append, on_step=lambda: seen.append("step"), latents=True
@@ -47,7 +48,7 @@ def test_the_image_is_the_one_that_the_pipeline_itself_returns(
     """Encoding and decoding outside the pipeline call changes no pixel."""
     row = make_row(task=task, control="depth", steps=4)
     pipe = models.load(row, "tiny", "cpu").pipe
-    request = tasks.manifest(row, "tiny").request(1, 2)
+    request = tasks.manifest(row).request(1, 2)
     ours = tasks.generate(pipe, row, request).images
     theirs = pipe(
         prompt=request.prompt,
@@ -63,7 +64,7 @@ def test_a_request_paints_the_same_image_again_alone_and_in_a_batch(
 ) -> None:
     row = make_row(steps=4)
     pipe = models.load(row, "tiny", "cpu").pipe
-    manifest = tasks.manifest(row, "tiny")
+    manifest = tasks.manifest(row)
     single = tasks.generate(pipe, row, manifest.request(5, 1)).images
     assert np.array_equal(single, tasks.generate(pipe, row, manifest.request(5, 1)).images)
     batch = tasks.generate(pipe, row, manifest.request(5, 4)).images
@@ -75,7 +76,7 @@ def test_the_global_random_state_is_neither_used_nor_moved(make_row: MakeRow, ti
 
     row = make_row(task="inpaint", control="pose")
     pipe = models.load(row, "tiny", "cpu").pipe
-    request = tasks.manifest(row, "tiny").request(0, 1)
+    request = tasks.manifest(row).request(0, 1)
     torch.manual_seed(1)
     first, state = tasks.generate(pipe, row, request, steps=1).images, torch.get_rng_state()
     torch.manual_seed(2)
@@ -87,7 +88,7 @@ def test_the_global_random_state_is_neither_used_nor_moved(make_row: MakeRow, ti
 def test_the_control_map_and_its_mode_reach_the_image(make_row: MakeRow, tiny_weights: Path) -> None:
     row = make_row(control="canny", steps=2)
     pipe = models.load(row, "tiny", "cpu").pipe
-    manifest = tasks.manifest(row, "tiny")
+    manifest = tasks.manifest(row)
     request = manifest.request(0, 1)
     canny = tasks.generate(pipe, row, request).images
     other_map = replace(request, inputs=manifest.request(1, 1).inputs)
@@ -106,19 +107,19 @@ def test_executed_steps_are_the_timesteps_that_diffusers_keeps(steps: int, stren
 
     Holder.scheduler.set_timesteps(steps)
     kept, count = FluxImg2ImgPipeline.get_timesteps(Holder, steps, strength, "cpu")
-    assert tasks.executed_steps("img2img", steps, strength) == len(kept) == count
-    assert tasks.executed_steps("txt2img", steps, strength) == steps
+    assert flux.executed_steps("img2img", steps, strength) == len(kept) == count
+    assert flux.executed_steps("txt2img", steps, strength) == steps
 
 
 @given(executed=st.integers(1, 50), strength=st.floats(0.05, 1.0))
 def test_as_many_steps_run_as_were_asked_for(executed: int, strength: float) -> None:
-    asked = tasks.scheduled_steps("inpaint", executed, strength)
-    assert tasks.executed_steps("inpaint", asked, strength) == executed
-    assert tasks.scheduled_steps("txt2img", executed, strength) == executed
+    asked = flux.scheduled_steps("inpaint", executed, strength)
+    assert flux.executed_steps("inpaint", asked, strength) == executed
+    assert flux.scheduled_steps("txt2img", executed, strength) == executed
 
 
 def full_size(make_row: MakeRow, **changes: Any) -> tasks.Manifest:
-    return tasks.manifest(make_row(model="flux.1-dev", size=256, **changes), "synthetic")
+    return tasks.manifest(make_row(model="flux.1-dev", size=256, **changes))
 
 
 def test_prompts_are_distinct_and_neighbours_share_neither_subject_nor_place() -> None:
@@ -130,8 +131,8 @@ def test_prompts_are_distinct_and_neighbours_share_neither_subject_nor_place() -
 
 
 def test_tiny_prompts_suffice_for_a_true_p99_and_agree_between_use_cases(make_row: MakeRow) -> None:
-    plain = tasks.manifest(make_row(), "tiny").prompts
-    pictured = tasks.manifest(make_row(control="pose"), "tiny").prompts
+    plain = tasks.manifest(make_row()).prompts
+    pictured = tasks.manifest(make_row(control="pose")).prompts
     assert len(set(plain)) == len(plain) >= 368
     assert len(pictured) == 64
     assert plain[:64] == pictured
@@ -156,7 +157,7 @@ def test_the_manifest_hash_is_stable_and_tells_inputs_apart(make_row: MakeRow) -
     changed = replace(manifest, settings=replace(manifest.settings, guidance=7.0))
     assert changed.sha256 != manifest.sha256
     reworded = make_row(model="flux.1-dev", size=256, precision="bf16", row="7", why="another")
-    assert tasks.manifest(reworded, "hub").sha256 == manifest.sha256, "the stack does not choose the inputs"
+    assert tasks.manifest(reworded).sha256 == manifest.sha256, "the stack does not choose the inputs"
 
 
 def test_drawn_pictures_hold_what_each_control_needs() -> None:
@@ -185,7 +186,7 @@ def test_nan_weights_end_as_invalid_output(make_row: MakeRow, tiny_weights: Path
     row = make_row()
     pipe = models.load(row, "tiny", "cpu").pipe
     pipe.transformer.proj_out.weight.data[0, 0] = float("nan")
-    output = tasks.generate(pipe, row, tasks.manifest(row, "tiny").request(0, 1), steps=1)
+    output = tasks.generate(pipe, row, tasks.manifest(row).request(0, 1), steps=1)
     with pytest.raises(InvalidOutput, match=r"row 1 .*NaN or infinity"):
         require_valid(row, output, 1)
 

@@ -12,8 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from bench.tiny import loop, train
-from bench.tiny.draw import CONTROLS
+from bench.tiny import CONTROLS, loop, train
 
 PLAN = loop.Plan("line", seed=1, steps=40, batch=16, pool=64, learning_rate=0.1, warmup_steps=4)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from warm_ranks import fork_ranks, plant_alone, plant_on_rank, plant_other_weights, plant_wrong_sharing
 
-from bench import identity, layout
+from bench import flux, identity, layout
 from bench.cli import main as cli
 from bench.host.local import Exit, Job, runner_arguments
 
@@ -133,7 +133,7 @@ def warm_up() -> None:
     import diffusers
     import transformers
 
-    from bench.runner import models, server, tasks
+    from bench.runner import models, server
 
     for name in (*models.PIPELINES.values(), "FluxControlNetModel", "FlowMatchEulerDiscreteScheduler"):
         getattr(diffusers, name)
@@ -141,7 +141,9 @@ def warm_up() -> None:
         getattr(transformers, name)
     assert server
     identity.code_sha256 = lambda row: "frozen"  # type: ignore[assignment]
-    tasks.SETTINGS["tiny"] = dataclasses.replace(tasks.SETTINGS["tiny"], quality_prompts=2)
+    tiny = flux.MODELS["tiny"]
+    settings = dataclasses.replace(tiny.settings, quality_prompts=2)
+    flux.MODELS["tiny"] = dataclasses.replace(tiny, settings=settings)
 
 
 def become_runner(order: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from bench.commands.options import (
     tier_option,
     where_option,
 )
+from bench.flux import MODELS
 
 if TYPE_CHECKING:
     from bench.config import BudgetName, ExecutorName
@@ -30,7 +31,7 @@ CAMPAIGN_OPTIONS = (
     matrix_option,
     click.option(
         "--weights",
-        type=click.Choice(["hub", "synthetic"]),
+        type=click.Choice(MODELS["flux.1-dev"].sources),
         default="hub",
         show_default=True,
         help="For flux.1-dev rows: the real weights, or full-size random ones (speed and memory only). "

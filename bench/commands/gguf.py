@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.flux import MODELS, SOURCES
+
 if TYPE_CHECKING:
     from bench.matrix import Row
 
@@ -15,7 +17,7 @@ COMPONENTS = {"transformer": "transformer", "t5": "text_encoder_2"}
 
 @click.command()
 @click.argument("quant_type", metavar="TYPE", type=click.Choice(["q8_0", "q5_1", "q4_1", "q4_0"]))
-@click.option("--weights", type=click.Choice(["hub", "synthetic", "tiny"]), default="hub", show_default=True)
+@click.option("--weights", type=click.Choice(SOURCES), default="hub", show_default=True)
 @click.option(
     "--precision",
     type=click.Choice(["bf16", "fp16", "fp32"]),
@@ -83,5 +85,5 @@ def _row(weights: str, precision: str) -> Row:
     from bench.matrix import REFERENCE, Row
 
     values: dict[str, Any] = {**REFERENCE, "precision": precision, "task": "txt2img", "control": "none"}
-    values |= {"model": "tiny", "size": 128} if weights == "tiny" else {"model": "flux.1-dev", "size": 1024}
-    return Row(row="1", tier="core", hardware="cpu", steps=28, **values)
+    values["model"] = next(name for name, model in MODELS.items() if weights in model.sources)
+    return Row(row="1", tier="core", hardware="cpu", size=1024, steps=28, **values)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import cells_option, find_row, matrix_option, read_rows
+from bench.flux import SOURCES
 
 if TYPE_CHECKING:
     from bench.matrix import Row
@@ -42,7 +43,7 @@ def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
 @click.option("--row-json", metavar="JSON", help="The row itself, as the host passes it, instead of ROW.")
 @click.option(
     "--weights",
-    type=click.Choice(["hub", "synthetic", "tiny"]),
+    type=click.Choice(SOURCES),
     help="Default: tiny for rows of the tiny model, else hub.",
 )
 @click.option(
@@ -116,7 +117,7 @@ def run(row_id: str | None, row_json: str | None, matrix_path: Path, **asked: An
 @matrix_option
 @click.option(
     "--weights",
-    type=click.Choice(["hub", "synthetic", "tiny"]),
+    type=click.Choice(SOURCES),
     help="Default: tiny for rows of the tiny model, else synthetic.",
 )
 @click.option(

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from bench import tiny
 from bench.config import BUDGETS, WARMUP, BudgetName
+from bench.flux import MODELS
 from bench.hardware import GPUS
 from bench.host.history import Past, wall_seconds
 from bench.host.local import cells_text
@@ -24,9 +26,6 @@ TINY_IMAGE_SECONDS = 1.0
 """128 x 128, 28 steps, on 2 CPU cores in fp32."""
 TINY_HALF_FACTOR = 6.0
 """How much longer bf16 and fp16 take on a CPU without arithmetic for them."""
-TINY_STEPS = 28
-QUALITY_IMAGES = {"flux.1-dev": 4, "tiny": 16}
-"""Pictures that a row saves at its end, one a request."""
 START_SECONDS = {"flux.1-dev": 60.0, "tiny": 12.0}
 """Start, load, verify and bookkeeping."""
 COMPILE_SECONDS = 60.0
@@ -66,13 +65,13 @@ def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> f
     """Images to make times the time that one should take, and the row's start."""
     if row.model == "tiny":
         full = row.precision in ("fp32", "tf32")
-        image_seconds = TINY_IMAGE_SECONDS * row.steps / TINY_STEPS * (1 if full else TINY_HALF_FACTOR)
+        image_seconds = TINY_IMAGE_SECONDS * row.steps / tiny.STEPS * (1 if full else TINY_HALF_FACTOR)
     else:
         kind = GPUS.get(row.gpu or "")
         reference = kind.image_seconds if kind else OTHER_GPU_SECONDS
         image_seconds = reference * row.size * row.size * row.steps / REFERENCE_WORK / promise(row)
     images = sum((BUDGETS[budget].n_per_process + WARMUP.minimum + users) * batch for users, batch in cells)
-    images += QUALITY_IMAGES[row.model]
+    images += MODELS[row.model].settings.quality_prompts
     batch_sizes = len({batch for _, batch in cells})
     compiling = COMPILE_SECONDS * batch_sizes if row.compilation != "none" else 0.0
     return START_SECONDS[row.model] + compiling + images * image_seconds

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import layout
 from bench.config import CELLS, Budget, cells_of
+from bench.flux import weights_of
 from bench.host import history, leases
 from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
@@ -48,7 +49,7 @@ class Settings:
         return self.cells or cells_of(row.gpu_count)
 
     def weights_of(self, row: Row) -> str:
-        return "tiny" if row.model == "tiny" else self.weights
+        return weights_of(row, self.weights)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.axes import AXES
+from bench.flux import MODELS
 from bench.hardware import gpus_of
 from bench.matrix import CONTROLS, PLAIN, TASKS, Row, layers
 from bench.record import Environment
@@ -90,8 +91,7 @@ def use_case_slug(task: str, control: str) -> str:
 
 
 def workload(row: Row) -> str:
-    model = "FLUX.1-dev" if row.model == "flux.1-dev" else "tiny FLUX"
-    return f"{model}, {row.size}×{row.size}, {row.steps} steps"
+    return f"{MODELS[row.model].title}, {row.size}×{row.size}, {row.steps} steps"
 
 
 def machine(environment: Environment) -> str:

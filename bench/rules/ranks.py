@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.axes.parallel.degrees import SHAPES, degrees_of
+from bench.axes.parallel.degrees import degrees_of
+from bench.flux import MODELS
 from bench.matrix import PLAIN, Row
 from bench.rules.rule import WHOLE_MODEL, Rule
 
@@ -28,12 +29,12 @@ def _ranks_of_hardware(row: Row, _: str | None) -> str | None:
 
 
 def _uneven_shares(row: Row, _: str | None) -> str | None:
-    degrees, shape = degrees_of(row.parallel), SHAPES[row.model]
+    degrees, model = degrees_of(row.parallel), MODELS[row.model]
     if degrees is None:
         return None
-    if shape.heads % degrees.heads:
-        return f"{degrees.heads} ranks do not divide the {shape.heads} attention heads of {row.model}"
-    for kind, tokens in shape.tokens(row.size).items():
+    if model.heads % degrees.heads:
+        return f"{degrees.heads} ranks do not divide the {model.heads} attention heads of {row.model}"
+    for kind, tokens in model.tokens(row.size).items():
         if tokens % degrees.tokens:
             return f"{degrees.tokens} ranks do not divide the {tokens} {kind} tokens of a {row.size} image"
     return None

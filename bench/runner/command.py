@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import layout
 from bench.config import BUDGETS, cells_of
+from bench.flux import check_weights, weights_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
 from bench.record import Cell, Code, Result
@@ -41,13 +42,11 @@ def job_of(
 ) -> Job:
     """``cells`` None: those that are usual on the row's hardware. Raises ValueError when a rule refuses the
     row, the weights are not its model's, or the attempt has been made."""
-    weights = weights or ("tiny" if row.model == "tiny" else "hub")
+    weights = weights or weights_of(row, "hub")
     if refused := refusals(row, weights):
         reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
         raise ValueError(f"{row.label} cannot run: {reasons}")
-    if (weights == "tiny") != (row.model == "tiny"):
-        fitting = "tiny" if row.model == "tiny" else "hub or synthetic"
-        raise ValueError(f"{row.label} is of model {row.model}: --weights {fitting}, not {weights}")
+    check_weights(row, weights)
     folder = attempt_dir or layout.attempt_dir(results, row, weights, layout.new_attempt())
     if (folder / layout.REQUESTS).exists():
         raise ValueError(f"{folder} holds an attempt already; name an empty folder, or none")
@@ -76,7 +75,7 @@ def usual_row(rows: Sequence[Row], gpus: Sequence[Gpu]) -> Row:
 def measure_overhead(row: Row, weights: str | None, pairs: int) -> Overhead:
     from bench.runner.overhead import measure
 
-    weights = weights or ("tiny" if row.model == "tiny" else "synthetic")
+    weights = weights or weights_of(row, "synthetic")
     with _logging(None):
         return measure(Job(row, weights, BUDGETS["quick"], cells=((1, 1),), attempt_dir=Path()), pairs)
 

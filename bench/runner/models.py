@@ -16,6 +16,7 @@ from typing import Any
 from bench import identity
 from bench.axes.option import Unavailable
 from bench.axes.precision import torch_dtype
+from bench.flux import check_weights
 from bench.matrix import Row
 from bench.record import Weights
 from bench.runner import synthetic
@@ -31,8 +32,6 @@ PIPELINES = {
 }
 """(task, with ControlNet) -> class of diffusers."""
 
-_SOURCES = {"flux.1-dev": ("hub", "synthetic"), "tiny": ("tiny",)}
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -43,11 +42,7 @@ class Loaded:
 
 def load(row: Row, weights: str, device: str) -> Loaded:
     """Raises Unavailable when the weights cannot be had here, ValueError when they are not the row's."""
-    if weights not in _SOURCES[row.model]:
-        raise ValueError(
-            f"{row.label}: weights {weights!r} do not fit model {row.model};"
-            f" use --weights {' or '.join(_SOURCES[row.model])}"
-        )
+    check_weights(row, weights)
     dtype = torch_dtype(row.precision)
     with_controlnet = row.control != "none"
     if weights == "synthetic":

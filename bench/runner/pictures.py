@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.flux import TOKEN_PIXELS
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -47,8 +49,6 @@ _LIMBS = (
     ("left knee", "left ankle"),
     ("neck", "nose"),
 )
-_TOKEN_PIXELS = 16
-"""A FLUX token is 16 x 16 pixels; masks end on token borders."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _mask(joints: dict[str, Point], size: int) -> Image:
     from PIL import Image, ImageDraw
 
     def snap(value: float) -> int:
-        return min(size, max(0, round(value / _TOKEN_PIXELS) * _TOKEN_PIXELS))
+        return min(size, max(0, round(value / TOKEN_PIXELS) * TOKEN_PIXELS))
 
     xs, ys = zip(*joints.values(), strict=True)
     margin = size / 16

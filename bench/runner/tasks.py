@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from bench import tiny
+from bench.flux import MODELS, Settings, executed_steps, scheduled_steps
 from bench.matrix import Row
 from bench.runner import inputs
 from bench.runner.inputs import Inputs
@@ -23,31 +23,6 @@ from bench.runner.outputs import Output
 _SEEDS_PER_REQUEST = 1_000
 _QUALITY_SEEDS = 10**9
 """Apart from every seed of a measured request."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a pipeline call says beside prompt and pictures. Nothing is left to a default: guidance's is
-    7.0 in four of the six pipelines and 3.5 in the others."""
-
-    guidance: float
-    text_tokens: int
-    """T5 tokens, padded to this."""
-    strength: float
-    """Of img2img and inpaint; 0.75 of 28 steps are 21."""
-    conditioning_scale: float
-    control_modes: dict[str, int]
-    """Of the union ControlNet."""
-    quality_prompts: int
-
-
-SETTINGS = {
-    # Modes as in the model card of InstantX/FLUX.1-dev-Controlnet-Union.
-    "flux.1-dev": Settings(3.5, 512, 0.75, 0.7, {"canny": 0, "depth": 2, "pose": 4}, quality_prompts=4),
-    "tiny": Settings(
-        tiny.GUIDANCE, tiny.TEXT_TOKENS, 0.75, 1.0, {"canny": 0, "depth": 1, "pose": 2}, quality_prompts=4
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -95,25 +70,10 @@ class Manifest:
         return digest.hexdigest()
 
 
-def manifest(row: Row, weights: str) -> Manifest:
+def manifest(row: Row) -> Manifest:
     """The same for every row of one model, size and use case."""
-    drawn = inputs.tiny(row) if weights == "tiny" else inputs.full_size(row)
-    return Manifest(SETTINGS[row.model], *drawn)
-
-
-def executed_steps(task: str, steps: int, strength: float) -> int:
-    """Denoising steps that a call really runs: img2img and inpaint leave out the first ones.
-
-    As diffusers 0.42.1's ``get_timesteps`` counts, float rounding included: 28 steps at 0.6 are 17.
-    """
-    if task == "txt2img":
-        return steps
-    return steps - int(max(steps - min(steps * strength, steps), 0))
-
-
-def scheduled_steps(task: str, executed: int, strength: float) -> int:
-    """The fewest steps to ask for so that ``executed`` run; a strength below 1 may leave none of few."""
-    return next(n for n in range(executed, 10**6) if executed_steps(task, n, strength) == executed)
+    drawn = inputs.tiny(row) if row.model == "tiny" else inputs.full_size(row)
+    return Manifest(MODELS[row.model].settings, *drawn)
 
 
 def generate(
@@ -141,7 +101,7 @@ def generate(
             prompt=request.prompt,
             prompt_2=None,
             num_images_per_prompt=request.images,
-            max_sequence_length=SETTINGS[row.model].text_tokens,
+            max_sequence_length=MODELS[row.model].settings.text_tokens,
         )
         stage("denoise")
         arguments = _arguments(row, request, steps)
@@ -156,7 +116,7 @@ def generate(
         scaled, decoded = _decode(pipe, row, packed)
         images, finite = _to_host(decoded)
         stage("end")
-    ran = executed_steps(row.task, arguments["num_inference_steps"], SETTINGS[row.model].strength)
+    ran = executed_steps(row.task, arguments["num_inference_steps"], MODELS[row.model].settings.strength)
     return Output(images, finite, ran, scaled.float().cpu() if latents else None)
 
 
@@ -179,7 +139,7 @@ def _arguments(row: Row, request: Request, steps: int | None) -> dict[str, Any]:
     """What the row's pipeline is called with, beside the text."""
     import torch
 
-    settings = SETTINGS[row.model]
+    settings = MODELS[row.model].settings
     asked = row.steps if steps is None else scheduled_steps(row.task, steps, settings.strength)
     arguments: dict[str, Any] = {
         "height": row.size,

@@ -110,7 +110,7 @@ class Worker:
     def load(self) -> Loaded:
         loaded = models.load(self.row, self.weights, self.device)
         self.pipe = loaded.pipe
-        self.manifest = tasks.manifest(self.row, self.weights)
+        self.manifest = tasks.manifest(self.row)
         dtype = torch_dtype(self.row.precision)
         self.session = Session(self.row, self.pipe, self.device, dtype, run=self.profiled)
         return Loaded(loaded.weights, self.manifest.sha256)

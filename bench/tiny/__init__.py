@@ -13,6 +13,9 @@ SIZE = 128
 TEXT_TOKENS = 24
 """T5 tokens, at training and at sampling: FLUX does not mask padding, so they must be equal."""
 
+CONTROLS = ("canny", "depth", "pose")
+"""In the order of the union ControlNet's modes."""
+
 STEPS = 28
 GUIDANCE = 3.5
 

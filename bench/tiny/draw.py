@@ -150,10 +150,6 @@ def pose(scenes: Scenes) -> torch.Tensor:
     return picture.permute(0, 3, 1, 2)
 
 
-CONTROLS = ("canny", "depth", "pose")
-"""In the order of the union ControlNet's modes."""
-
-
 def control_map(kind: str, scenes: Scenes) -> torch.Tensor:
     """(n, 3, 128, 128) in [0, 1]."""
     if kind == "canny":

@@ -17,9 +17,10 @@ from diffusers import (
 )
 from PIL import Image
 
+from bench.flux import TOKEN_PIXELS
 from bench.runner.models import put_together
-from bench.tiny import GUIDANCE, SIZE, STEPS, TEXT_TOKENS
-from bench.tiny.draw import CONTROLS, to_uint8
+from bench.tiny import CONTROLS, GUIDANCE, SIZE, STEPS, TEXT_TOKENS
+from bench.tiny.draw import to_uint8
 from bench.tiny.models import TinyFlux
 
 PIPELINES: dict[tuple[str, bool], Any] = {
@@ -112,6 +113,6 @@ def final_latents(
         **AS_TRAINED,
         **{name: pictures_of(tensor) for name, tensor in inputs.items()},
     ).images
-    n, side = len(prompts), SIZE // 16
+    n, side = len(prompts), SIZE // TOKEN_PIXELS
     unpacked = packed.view(n, side, side, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return unpacked.reshape(n, 16, 2 * side, 2 * side).cpu()

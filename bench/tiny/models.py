@@ -28,8 +28,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from bench.tiny import GUIDANCE, SIZE, TEXT_TOKENS
-from bench.tiny.draw import CONTROLS
+from bench.tiny import CONTROLS, GUIDANCE, SIZE, TEXT_TOKENS
 from bench.tiny.scenes import vocabulary
 
 LATENT_CHANNELS = 16

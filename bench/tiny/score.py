@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from bench.record import write_atomically
-from bench.tiny import SIZE, STEPS, WEIGHTS, checker, models
-from bench.tiny.draw import CONTROLS, control_map, draw, masks
+from bench.tiny import CONTROLS, SIZE, STEPS, WEIGHTS, checker, models
+from bench.tiny.draw import control_map, draw, masks
 from bench.tiny.generate import final_latents, generate
 from bench.tiny.loop import environment
 from bench.tiny.scenes import COLOURS, SHAPES, Scenes, caption, inpaint_mask, sample, words

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bench.tiny import SIZE, models
-from bench.tiny.draw import CONTROLS, control_map, draw, to_uint8
+from bench.tiny import CONTROLS, SIZE, models
+from bench.tiny.draw import control_map, draw, to_uint8
 from bench.tiny.generate import generate
 from bench.tiny.scenes import Scenes, inpaint_mask, sample
 from bench.tiny.score import IMG2IMG_STRENGTH, SEED, full_captions, recoloured, reshaped, seeds

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.tiny import SIZE, TEXT_TOKENS, WEIGHTS, models
-from bench.tiny.draw import CONTROLS, control_map, draw
+from bench.tiny import CONTROLS, SIZE, TEXT_TOKENS, WEIGHTS, models
+from bench.tiny.draw import control_map, draw
 from bench.tiny.loop import Log, Plan, fit, step_generator
 from bench.tiny.scenes import Scenes, sample, training_captions
 

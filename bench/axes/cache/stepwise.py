@@ -16,6 +16,7 @@ from bench.axes.cache.decisions import Method, first_block_cache, replay, replay
 from bench.axes.cache.stack_cache import StackCache
 from bench.axes.option import Evidence, NotApplied, Option, Session
 from bench.axes.parallel.degrees import degrees_of
+from bench.flux import MODELS, executed_steps
 
 FBCACHE = {0.08: 0.01, 0.12: 0.02, 0.2: 0.03}
 TEACACHE = {0.25: 0.02, 0.4: 0.03, 0.6: 0.05}
@@ -63,9 +64,8 @@ def _verify(option: str, method: Method, session: Session) -> Evidence:
 
 
 def _executed_steps(session: Session) -> int:
-    from bench.runner.tasks import SETTINGS, executed_steps
-
-    return executed_steps(session.row.task, session.row.steps, SETTINGS[session.row.model].strength)
+    row = session.row
+    return executed_steps(row.task, row.steps, MODELS[row.model].settings.strength)
 
 
 @contextmanager

@@ -6,23 +6,6 @@ import re
 from dataclasses import dataclass
 from math import prod
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Of a model, what ranks can share out."""
-
-    heads: int
-    text_tokens: int
-
-    def tokens(self, size: int) -> dict[str, int]:
-        """Of a square image of ``size`` pixels: one image token is two by two latents, a latent 8 by 8
-        pixels."""
-        return {"image": (size // 16) ** 2, "text": self.text_tokens}
-
-
-SHAPES = {"flux.1-dev": Shape(heads=24, text_tokens=512), "tiny": Shape(heads=4, text_tokens=24)}
-"""model -> its shape, as the published configs and the pipelines' settings have it."""
-
 _NAME = re.compile(r"(?P<xdit>xdit-)?(?P<parts>[a-z]+\d+(x[a-z]+\d+)*)")
 _PART = re.compile(r"([a-z]+?)(\d+)(?:x|$)")
 

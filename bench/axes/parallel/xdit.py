@@ -15,6 +15,7 @@ from bench.axes.attention.backends import processors
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.parallel import evidence, group
 from bench.axes.parallel.degrees import Degrees, degrees_of
+from bench.flux import MODELS
 
 XFUSER = "xfuser==0.7.0"
 ATTENTION = {"sdpa": "SDPA", "cudnn": "CUDNN", "native-flash": "SDPA_FLASH"}
@@ -76,15 +77,13 @@ def _share_tokens(engine: Any, session: Session) -> None:
     from xfuser.core.distributed.fp8_comms import register_fp8_comms_eligible_modules
     from xfuser.model_executor.models.transformers import transformer_flux
 
-    from bench.runner.tasks import SETTINGS
-
     initialize_runtime_state(session.pipe, engine)
     get_runtime_state().set_input_parameters(
         height=session.row.size,
         width=session.row.size,
         batch_size=1,
         num_inference_steps=session.row.steps,
-        max_condition_sequence_length=SETTINGS[session.row.model].text_tokens,
+        max_condition_sequence_length=MODELS[session.row.model].settings.text_tokens,
     )
     transformer = session.pipe.transformer
     attentions = transformer_flux.flux_attn_modules(transformer)
@@ -142,7 +141,7 @@ def _pass_patches_on(engine: Any, session: Session) -> None:
         arguments.pop("callback_on_step_end", None)  # steps overlap: none has a time of its own
         output = wrapped(**arguments)
         images = len(arguments["generator"])
-        tokens, channels = (row.size // 16) ** 2, self.transformer.config.in_channels
+        tokens, channels = MODELS[row.model].tokens(row.size)["image"], self.transformer.config.in_channels
         latents = torch.empty(images, tokens, channels, dtype=dtype, device=session.device)
         if output is not None:
             latents.copy_(output.images)
