@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bench import sources
+from bench.axes import AXES
 from bench.matrix import Row
 from bench.record import Ingredients
 from bench.tiny import WEIGHTS
@@ -106,17 +107,45 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def callers_files(row: Row) -> dict[str, Path]:
+    """Environment variable -> the file of the caller's own that an option of the row runs; those that are
+    there."""
+    options = (AXES[axis].get(option) for axis, option in row.stack.items())
+    named = {
+        option.callers_file: os.environ.get(option.callers_file, "")
+        for option in options
+        if option and option.callers_file
+    }
+    return {variable: Path(path) for variable, path in named.items() if Path(path).is_file()}
+
+
+def _data_sha256(row: Row, weights: str) -> str:
+    """Of the tiny model's files and of the caller's own; empty where neither is read."""
+    hashes = [weights_sha256(TINY_WEIGHTS)] if weights == "tiny" else []
+    for path in callers_files(row).values():
+        written = path.stat()
+        hashes.append(_file_sha256(path.resolve(), written.st_size, written.st_mtime_ns))
+    return " ".join(hashes)
+
+
+@cache
+def _file_sha256(path: Path, _size_bytes: int, _written_ns: int) -> str:
+    """Read once while it stays as it is: such a file has gigabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def ingredients(row: Row, weights: str, lock: str | None = None) -> Ingredients:
     """What a fingerprint is made of beside the row, as it is here and now.
 
     ``weights`` is the source: revision of ``hub`` and seed of ``synthetic`` are constants of the runner's
-    code, which is hashed; only ``tiny`` is data of its own. ``lock`` is what ``installed_lock`` says where
-    the row will run; None: here.
+    code, which is hashed; ``tiny`` and files of the caller's own are data. ``lock`` is what
+    ``installed_lock`` says where the row will run; None: here.
     """
     lock = lock or installed_lock()
     return Ingredients(
         weights=weights,
-        data=weights_sha256(TINY_WEIGHTS) if weights == "tiny" else "",
+        data=_data_sha256(row, weights),
         code=code_sha256(row),
         versions=lock or " ".join(f"{name}=={version}" for name, version in sorted(packages().items())),
     )

@@ -22,6 +22,8 @@ class Layer:
     """Precision of the parent."""
     extended: bool = False
     """Whether the extended use cases (depth, pose) have the row too."""
+    tier: str | None = None
+    """Of its rows; None: as their use case. ``extended`` where it wants something of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -202,3 +204,8 @@ LATER_COMBINATIONS = (
     ),
 )
 """What was thought of after several GPUs had their rows."""
+
+_YOUR_FILE = "your own GGUF file alone, K-quants too: FLUXBENCH_GGUF_FILE names it"
+CALLERS_GPU_LAYERS = (Layer("quantization", "gguf-file", _YOUR_FILE, tier="extended"),)
+CALLERS_CPU_LAYERS = (Layer("quantization", "gguf-file", _YOUR_FILE, on="fp32", tier="extended"),)
+"""Of files that only the caller has."""

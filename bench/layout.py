@@ -61,6 +61,12 @@ def attempt_dir(results: Path, row: Row, weights: str, attempt: str) -> Path:
     return row_dir(results, row) / weights / attempt
 
 
+def temporary(path: Path) -> Path:
+    """Beside ``path``, to be renamed to it when whole. No two writers share one: processes of two containers
+    may have the same id."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def place_id(folder: Path) -> str:
     """16 hexadecimal digits: one name for a folder on this machine, whatever path leads to it."""
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

@@ -14,6 +14,8 @@ from itertools import product
 from bench import several_gpus, tiny
 from bench.hardware import gpus_of
 from bench.layers import (
+    CALLERS_CPU_LAYERS,
+    CALLERS_GPU_LAYERS,
     COMBINATIONS,
     CPU_LAYERS,
     FP32_LAYERS,
@@ -110,6 +112,7 @@ def declared() -> Iterator[Declared]:
     yield from _alone((*product(ONE_GPU, LATER_GPU_LAYERS), *product(["cpu"], LATER_CPU_LAYERS)))
     yield from _combined(LATER_COMBINATIONS)
     yield from _rearranged_on_nodes()
+    yield from _alone((*product(ONE_GPU, CALLERS_GPU_LAYERS), *product(["cpu"], CALLERS_CPU_LAYERS)))
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
@@ -157,7 +160,7 @@ def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
             if use_case[1] in CORE_CONTROLS or layer.extended:
                 parent = REFERENCE | {"precision": layer.on}
                 stack = parent | {layer.axis: layer.option}
-                yield _declare(_place(hardware, use_case), stack, parent, layer.why)
+                yield _declare(_place(hardware, use_case), stack, parent, layer.why, layer.tier)
 
 
 def _combined(combinations: Iterable[Combination]) -> Iterator[Declared]:
@@ -177,10 +180,12 @@ def _place(
     return (hardware, model, str(size or usual_size), str(steps or usual_steps), *use_case)
 
 
-def _declare(place: tuple[str, ...], stack: Stack, parent: Stack | None, why: str) -> Declared:
+def _declare(
+    place: tuple[str, ...], stack: Stack, parent: Stack | None, why: str, tier: str | None = None
+) -> Declared:
     return Declared(
         identity=_identity(place, stack),
-        tier="core" if place[-1] in CORE_CONTROLS else "extended",
+        tier=tier or ("core" if place[-1] in CORE_CONTROLS else "extended"),
         parent=None if parent is None else _identity(place, parent),
         why=why,
     )

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench import layout
 from bench.flux import Source
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -417,7 +418,7 @@ def status_of_cells(cells: Sequence[Cell]) -> Status:
 def write_atomically(path: Path, text: str) -> None:
     """Write and rename; a reader sees the old file or the new one, whatever kills this process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = layout.temporary(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -429,7 +430,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def save(result: Result, attempt_dir: Path) -> Path:
-    path = attempt_dir / "result.json"
+    path = attempt_dir / layout.RESULT
     write_atomically(path, json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
     return path
 

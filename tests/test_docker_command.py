@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ def test_the_command_holds_everything_that_keeps_a_measurement_alone(tmp_path: P
     assert f"--env=FLUXBENCH_GIT_COMMIT={'0' * 40}-dirty" in options
     assert "--env=NCCL_DEBUG=INFO" in options
     assert "--label=fluxbench.row=42" in options
+
+
+def test_a_file_of_the_callers_own_is_seen_inside_by_the_row_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "flux1-dev-Q4_K_S.gguf"
+    path.write_bytes(b"GGUF")
+    monkeypatch.setenv("FLUXBENCH_GGUF_FILE", str(path))
+    asked = job(tmp_path)
+    inside = "/opt/files/FLUXBENCH_GGUF_FILE/flux1-dev-Q4_K_S.gguf"
+    wanted = {
+        f"--mount=type=bind,source={path},target={inside},readonly",
+        f"--env=FLUXBENCH_GGUF_FILE={inside}",
+    }
+    assert not wanted & set(run_command(asked, "sha256:abc", PLACE)), "a row of another option"
+    row = fake_row(row="43", hardware="h100x2", quantization="gguf-file")
+    assert wanted < set(run_command(replace(asked, row=row), "sha256:abc", PLACE))
 
 
 def test_a_row_without_gpus_asks_for_none(tmp_path: Path) -> None:

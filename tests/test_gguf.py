@@ -12,10 +12,10 @@ import gguf
 import numpy as np
 import pytest
 
-from bench import tryout
+from bench import identity, tryout
 from bench.axes import AXES
 from bench.axes.option import Session, Unavailable
-from bench.axes.quantization import census, layers, with_gguf
+from bench.axes.quantization import census, gguf_file, layers, with_gguf
 from bench.matrix import Row
 
 TYPES = ("Q8_0", "Q5_1", "Q4_1", "Q4_0")
@@ -244,3 +244,59 @@ def test_a_users_file_that_is_not_there_is_unavailable(
     session = Session(make_row(quantization="gguf-file"), pipe, "cpu", None, lambda **_: None)
     with pytest.raises(Unavailable, match=rf"row 1 .*gguf-file .*export {with_gguf.FILE_VARIABLE}="):
         AXES["quantization"]["gguf-file"].apply(session)
+
+
+def test_another_file_of_the_users_is_another_measurement(
+    make_row: Callable[..., Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row = tmp_path / "mine.gguf", make_row(quantization="gguf-file")
+
+    def fingerprint(of: Row = row) -> str:
+        return identity.fingerprint_of(of, identity.ingredients(of, "tiny"))
+
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
+    path.write_bytes(b"Q8_0 weights")
+    first = fingerprint()
+    path.write_bytes(b"Q4_0 weights!")
+    second = fingerprint()
+    (moved := tmp_path / "moved.gguf").write_bytes(path.read_bytes())
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(moved))
+    assert first != second == fingerprint()
+    plain = make_row()
+    with_file = fingerprint(plain)
+    monkeypatch.delenv(with_gguf.FILE_VARIABLE)
+    assert fingerprint(plain) == with_file, "who does not run it does not ask for it"
+
+
+def test_two_writers_of_one_file_do_not_share_an_unfinished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers their process ids may be equal, and the folder is the same."""
+    import torch
+
+    wanted = gguf_file.Contents({"a.weight": torch.randn(64, 64)}, frozenset({"a.weight"}), "Q8_0")
+    target, own = tmp_path / "shared.gguf", gguf_file._write
+
+    def die_half_way(_wanted: Any, path: Path, _progress: Any) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("killed")
+
+    def with_another_beside(contents: Any, path: Path, progress: Any) -> None:
+        own(contents, path, progress)
+        monkeypatch.setattr(gguf_file, "_write", die_half_way)
+        with pytest.raises(OSError, match="killed"):
+            gguf_file.write(wanted, target, progress)
+
+    monkeypatch.setattr(gguf_file, "_write", with_another_beside)
+    gguf_file.write(wanted, target, lambda *_: None)
+    assert gguf_file.read(target, ["a.weight"], "cpu").keys() == {"a.weight"}
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.gguf"]
+
+
+def test_a_file_of_another_quantiser_is_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    wanted = gguf_file.Contents({"a.weight": torch.zeros(64, 64)}, frozenset({"a.weight"}), "Q8_0")
+    before = wanted.key
+    monkeypatch.setattr(gguf_file, "_quantiser_sha256", lambda: "mended")
+    assert wanted.key != before

@@ -69,6 +69,8 @@ class Option:
     apply: Callable[[Session], None] = nothing
     images: frozenset[str] = frozenset({"cpu", "torch", "gguf", "sage", "xdit", "tensorrt"})
     """Container images that hold it."""
+    callers_file: str | None = None
+    """Environment variable in which the caller names a file of their own that this option runs."""
     needs_gpu: bool = False
     needs_sm: int = 0
     """Lowest compute capability that runs it: 80 is A100, 89 Ada, 90 H100 and H200."""

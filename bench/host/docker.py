@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -26,11 +26,14 @@ from bench import layout
 from bench.host.daemon import Daemon, Silent, State
 from bench.host.image import ImageError, Store
 from bench.host.local import Exit, Handle, Job, runner_arguments, signal_name, stop_when_parent_dies
+from bench.identity import callers_files
 from bench.matrix import Row
 
 CODE = "/opt/fluxbench"
 """Where the images expect the runner's code (PYTHONPATH in docker/base/Dockerfile)."""
 HUB_CACHE = "/opt/hub"
+FILES = "/opt/files"
+"""Where files of the caller's own are seen, each under the name of its variable."""
 
 SHARED_MEMORY = "16g"
 """NCCL's and torch's workers exchange data there; Docker's default is 64 MB."""
@@ -112,13 +115,17 @@ def run_command(job: Job, image_id: str, place: Place) -> list[str]:
     """`docker run` and all its arguments. Paths of the host are absolute; the attempt folder has the same
     path inside, so that host and runner speak of one place."""
     attempt = job.attempt_dir.resolve()
-    inside = Job(**{**vars(job), "attempt_dir": attempt})
+    inside = replace(job, attempt_dir=attempt)
+    files = {
+        name: (path.resolve(), f"{FILES}/{name}/{path.name}") for name, path in callers_files(job.row).items()
+    }
     variables = {
         "FLUXBENCH_IMAGE_DIGEST": image_id,
         "FLUXBENCH_MACHINE_ID": place.machine_id,
         "HF_HUB_CACHE": HUB_CACHE,
         "HF_HUB_OFFLINE": "1",
         **({"FLUXBENCH_GIT_COMMIT": place.git_commit} if place.git_commit else {}),
+        **{name: target for name, (_, target) in files.items()},
         **dict(place.variables),
     }
     return [
@@ -132,6 +139,7 @@ def run_command(job: Job, image_id: str, place: Place) -> list[str]:
         _mount(place.hub_cache, HUB_CACHE, read_only=True),
         _mount(place.cache, f"{CODE}/.cache"),
         _mount(attempt, str(attempt)),
+        *(_mount(path, target, read_only=True) for path, target in files.values()),
         *(f"--env={name}={value}" for name, value in variables.items()),
         *place.limits,
         image_id,

@@ -86,7 +86,7 @@ def _copy_if_changed(source: Path, target: Path) -> bool:
             if (before.st_size, before.st_mtime_ns) == (now.st_size, now.st_mtime_ns):
                 return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = layout.temporary(target)
         try:
             shutil.copyfile(source, temporary)
             # The time from before: what is written while we copy is seen by the next round.

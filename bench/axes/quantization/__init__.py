@@ -80,5 +80,11 @@ OPTIONS = (
         misfit=scaledmm.misfit,
         latent_tolerance=2 * _FP8,
     ),
-    option("gguf-file", "GGUF, your own file", with_gguf.users_file, package=with_gguf.PACKAGE),
+    option(
+        "gguf-file",
+        "GGUF, your own file",
+        with_gguf.users_file,
+        package=with_gguf.PACKAGE,
+        callers_file=with_gguf.FILE_VARIABLE,
+    ),
 )

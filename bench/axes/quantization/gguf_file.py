@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import numpy as np
 import torch
 from diffusers.quantizers.gguf.utils import GGUFParameter
 
+from bench import layout
+from bench.axes.quantization import gguf_blocks
 from bench.axes.quantization.gguf_blocks import quantise
 
 _LAYOUT = 1
@@ -50,8 +53,14 @@ class Contents:
             (name, list(tensor.shape), str(tensor.dtype), checksum(tensor), name in self.quantised)
             for name, tensor in self.tensors.items()
         ]
-        versions = (_LAYOUT, metadata.version("gguf"))
+        versions = (_LAYOUT, _quantiser_sha256(), metadata.version("gguf"))
         return hashlib.sha256(json.dumps([versions, self.quant_type, described]).encode()).hexdigest()[:16]
+
+
+@cache
+def _quantiser_sha256() -> str:
+    """Of the code that rounds: files of before it was mended are not found again."""
+    return hashlib.sha256(Path(gguf_blocks.__file__).read_bytes()).hexdigest()
 
 
 def contents(module: Any, names: Iterable[str], quant_type: str, *, whole: bool) -> Contents:
@@ -83,7 +92,7 @@ def cached(wanted: Contents, stem: str, folder: Path, progress: Progress) -> tup
 def write(wanted: Contents, path: Path, progress: Progress) -> None:
     """Under another name until it is whole: whatever ends this process, ``path`` is never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = layout.temporary(path)
     try:
         _write(wanted, unfinished, progress)
         os.replace(unfinished, path)
