@@ -8,6 +8,7 @@ TORCH ?= torch==2.13.0
 
 WEIGHTS ?= hub
 BUDGET ?= quick
+PROCESSES ?= 1
 CELLS ?= usual
 RESULTS ?= results
 # docker, venv or local; empty: the best that this machine has, said aloud.
@@ -30,7 +31,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 # and out of the way of what measures.
 LOCKED_FOR_GPUS := sed -nE 's/^((xfuser|yunchang|einops|sageattention)==[^ ]+).*/\1/p' \
   docker/xdit/requirements.txt docker/sage/requirements.txt
-CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --cells $(CELLS) --results $(RESULTS) \
+CAMPAIGN = --weights $(WEIGHTS) --budget $(BUDGET) --processes $(PROCESSES) --cells $(CELLS) --results $(RESULTS) \
   $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(REGISTRY),--registry $(REGISTRY))
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \
   $(if $(IMAGE_TORCH),--torch "$(IMAGE_TORCH)")

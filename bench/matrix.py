@@ -7,7 +7,7 @@ Ids are permanent: ``ROW=42`` means the same next year. Everything but ``row``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,9 @@ REFERENCE = {"precision": "bf16", **PLAIN}
 
 ROW_ID = re.compile(r"[1-9][0-9]{0,8}|p-[0-9a-f]{8}")
 """A number in matrix.csv; ``p-`` and a hash of the content for a row planned from results."""
+
+Group = tuple[str | None, str, int, int, str, str]
+"""(kind of GPU, model, size, steps, task, control)"""
 
 Option = Annotated[str, Field(min_length=1)]
 
@@ -86,6 +89,11 @@ class Row(BaseModel):
     def use_case(self) -> tuple[str, str]:
         """(task, control)"""
         return self.task, self.control
+
+    @property
+    def group(self) -> Group:
+        """Rows that agree in it are held against one reference, those of several GPUs against one GPU's."""
+        return self.gpu, self.model, self.size, self.steps, self.task, self.control
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -135,6 +143,12 @@ def layers(stack: Mapping[str, str]) -> dict[str, str]:
         for axis, option in stack.items()
         if option != PLAIN.get(axis)
     }
+
+
+def references_of(rows: Iterable[Row], matrix: Iterable[Row]) -> list[Row]:
+    """The rows of the matrix that these are held against, each once, in the matrix's order."""
+    groups = {row.group for row in rows}
+    return [row for row in matrix if row.is_reference and row.group in groups]
 
 
 COLUMNS = tuple(Row.model_fields)

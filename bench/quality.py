@@ -163,11 +163,9 @@ def changes(row: Row) -> list[tuple[str, str]]:
 
 
 def same_task(row: Row, result: record.Result) -> tuple[object, ...]:
-    """Attempts that may be compared agree in this: kind of machine, workload, use case, weights, prompts
-    and seeds. The number of GPUs is not in it: a multi-GPU row is held against one GPU."""
+    """Attempts that may be compared agree in this: the row's group, weights, prompts and seeds."""
     weights = (result.weights.source, result.weights.id) if result.weights else None
-    workload = (row.gpu, row.model, row.size, row.steps, *row.use_case)
-    return (*workload, weights, result.manifest_sha256)
+    return (*row.group, weights, result.manifest_sha256)
 
 
 def load(attempt: Path) -> Quality | None:

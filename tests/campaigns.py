@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,14 @@ def run_rows(
     return fan_out(rows, settings, [], console, executor=executor), said.getvalue()
 
 
-def start_driver(results: Path, rows: list[Row], **asked: Any) -> subprocess.Popen[str]:
+def start_driver(
+    results: Path, rows: list[Row], matrix: Sequence[Row] = (), **asked: Any
+) -> subprocess.Popen[str]:
     request = {
         "results": str(results),
         "cells": [[1, 1]],
         "rows": [row.model_dump() for row in rows],
+        "matrix": [row.model_dump() for row in matrix],
         **asked,
     }
     return subprocess.Popen(

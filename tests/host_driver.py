@@ -35,7 +35,7 @@ def without_nvml(gpus: Sequence[Gpu]) -> Environment:
 def main() -> int:
     asked = json.loads(sys.argv[1])
     identity.TINY_WEIGHTS = Path(asked.get("weights_dir", "/nowhere"))
-    rows = [Row.model_validate(row) for row in asked["rows"]]
+    rows, matrix = ([Row.model_validate(row) for row in asked.get(name, ())] for name in ("rows", "matrix"))
     settings = Settings(
         results=Path(asked["results"]),
         weights="synthetic",
@@ -44,6 +44,7 @@ def main() -> int:
         timeout_seconds=asked.get("timeout_seconds"),
         grace_seconds=asked.get("grace_seconds", 2.0),
         pack=asked.get("pack", False),
+        max_hours=asked.get("max_hours"),
     )
     gpus = [
         Gpu(index, "NVIDIA H100 80GB HBM3", f"GPU-{index}", int(85e9))
@@ -60,6 +61,7 @@ def main() -> int:
             Console(width=200),
             wait_seconds=asked.get("wait_seconds", 0.0),
             executor=executor,
+            matrix=matrix,
         )
     except Busy as busy:
         print(f"nothing was run: {busy}")

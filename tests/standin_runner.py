@@ -18,6 +18,7 @@ from types import FrameType
 
 from bench import layout, record, stats
 from bench.matrix import Row
+from bench.pictures import LATENTS
 from bench.record import Cell, Code, Status
 from bench.runner.diary import Diary
 
@@ -77,6 +78,13 @@ def latency_seconds(row: dict[str, object], folder: Path) -> float:
     return told[min(len(list(folder.parent.iterdir())), len(told)) - 1]
 
 
+def leave_pictures(images: Path) -> None:
+    """Of one prompt, by their names alone."""
+    images.mkdir()
+    for name in ("p0.png", f"p0{LATENTS}"):
+        (images / name).touch()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("--row-json", "--weights", "--budget", "--cells", "--attempt-dir"):
@@ -106,6 +114,7 @@ def main() -> int:
     except Stopped:
         diary.close(Status(code=Code.INTERRUPTED, reason="stopped by SIGTERM"))
         return 3
+    leave_pictures(folder / layout.IMAGES)
     diary.close(Status(code=Code.OK))
     return 0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from campaigns import FOUR, ONE, codes, cpu_row, run_rows, saved
+from host_driver import STANDIN
 from rich.console import Console
 
 from bench import identity, layout
@@ -17,7 +19,9 @@ from bench.host.command import fan_out
 from bench.host.fanout import Settings
 from bench.host.local import LocalExecutor, runner_environment
 from bench.host.progress import LiveDisplay, Look
+from bench.matrix import Row
 from bench.record import Code
+from bench.typed import Asked
 
 pytestmark = pytest.mark.usefixtures("apart")
 
@@ -88,6 +92,27 @@ def test_a_dry_run_says_everything_and_writes_nothing(results: Path) -> None:
     assert fan_out([cpu_row()], settings, [], Console(file=said, width=200), dry_run=True) == 0
     assert "1. row 1 (bf16 on cpu, txt2img) 1x1: about" in said.getvalue()
     assert not results.exists()
+
+
+def test_a_row_that_was_asked_for_alone_stays_alone_and_says_how_to_compare_it(results: Path) -> None:
+    reference, row = cpu_row("1"), cpu_row("2", vae="tiled")
+    asked = Asked(budget="probe", cells="1x1", results=str(results))
+    settings = Settings(results, "synthetic", PROBE, (ONE,), again=True)
+    executor = LocalExecutor([sys.executable, STANDIN])
+
+    def bench(row: Row) -> str:
+        said = io.StringIO()
+        console = Console(file=said, width=200)
+        fan_out([row], settings, [], console, executor=executor, matrix=[reference, row], asked=asked)
+        return said.getvalue()
+
+    command = f"`make bench ROW=1 BUDGET=probe CELLS=1x1 RESULTS={results}`"
+    assert f"row 2 has nothing to be compared with here yet; {command} runs its reference, row 1" in bench(
+        row
+    )
+    assert [result.row["row"] for result in saved(results)] == ["2"]
+    assert "compared" not in bench(reference)
+    assert "compared" not in bench(row)
 
 
 def test_an_unsupported_row_gets_one_result_with_its_rule_and_nothing_runs(results: Path) -> None:

@@ -137,7 +137,7 @@ def wanted(*chosen: Row) -> list[Decision]:
 def test_a_gpu_keeps_to_the_use_case_whose_reference_it_has_and_helps_out_at_the_end() -> None:
     text, image = rows(3), rows(3, first=11, task="img2img")
     queue = wanted(text[0], image[0], text[1], image[1])
-    of_text, of_image = packing.group_of(text[0]), packing.group_of(image[0])
+    of_text, of_image = text[0].group, image[0].group
     assert packing.pick(queue, own=[], begun=[]) == queue[0]
     assert packing.pick(queue[1:], own=[], begun=[of_text]) == queue[1]
     assert packing.pick(queue[1:], own=[of_text], begun=[of_text]) == queue[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide,
 from bench.host.words import misfit_advice, plan_lines, rows_text
 from bench.matrix import Row
 from bench.record import RETRIES, Code, Result, Status
+from bench.typed import Asked
 
 ROW = fake_row(hardware="cpu")
 HOST = "cpu-0000000000000000"
@@ -117,7 +118,7 @@ def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_i
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
     decision = ask(*twice, cells=((1, 1),))
     assert decision.action is Action.MARKED
-    assert "0 of its 13 requests from stable processes; the last one: fake unstable" in decision.reason
+    assert "1x1 has 0 of its 1 processes stable (0 requests); the last one: fake unst" in decision.reason
     assert "--retry" in decision.reason
     assert ask(*twice, retry=True).action is Action.RUN
 
@@ -137,13 +138,13 @@ def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_i
 )
 def test_each_process_that_a_budget_asks_for_has_its_own_retry(ended: str, action: Action) -> None:
     attempts = [
-        result(code=None if code == "ok" else Code(code), budget="full", n=184, minutes=minute)
+        result(code=None if code == "ok" else Code(code), budget="standard", n=18, minutes=minute)
         for minute, code in enumerate(ended.split())
     ]
-    decision = ask(*attempts, budget=BUDGETS["full"], cells=((1, 1),))
+    decision = ask(*attempts, budget=BUDGETS["standard"], cells=((1, 1),))
     assert decision.action is action
     if action is Action.MARKED:
-        assert "1x1 has 184 of its 368 requests" in decision.reason
+        assert "1x1 has 1 of its 2 processes stable (18 requests)" in decision.reason
 
 
 def test_a_measured_row_stopped_before_its_pictures_runs_its_first_cell_for_them() -> None:
@@ -269,7 +270,7 @@ def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path:
 
 
 def test_a_price_and_a_time_limit_are_said_before_anything_runs(tmp_path: Path) -> None:
-    rows = [fake_row(row=str(n), hardware="h100x1", steps=n) for n in range(1, 9)]
+    rows = [fake_row(row=str(n), hardware="h100x1", steps=n, attention="cudnn") for n in range(1, 9)]
     gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(4)]
     alone = Settings(tmp_path, "synthetic", config.STANDARD, ((1, 1),), price_per_gpu_hour=2.5)
     plan = make_plan(rows, Wanting(alone, gpus))
@@ -316,11 +317,35 @@ def test_who_lacks_the_hardware_is_told_what_is_missing_and_what_fits() -> None:
     wanted = fake_row(row="42", hardware="h100x1", compilation="inductor")
     reference = fake_row(row="74", hardware="cpu")
     same = fake_row(row="75", hardware="cpu", compilation="inductor")
-    text = misfit_advice(wanted, [wanted, reference, same], [])
+    text = misfit_advice(wanted, [wanted, reference, same], [], Asked())
     assert "it wants 1 x h100, and this machine has no GPU" in text
-    assert "make bench ROW=42" in text
-    assert "make bench ROW=75" in text
-    assert "make bench ROW=74" in misfit_advice(wanted, [wanted, reference], [])
+    assert "`make bench ROW=42`" in text
+    assert "`make bench ROW=75`" in text
+    assert "`make bench ROW=74`" in misfit_advice(wanted, [wanted, reference], [], Asked())
+
+
+def test_advice_repeats_how_a_row_was_asked_for() -> None:
+    wanted = fake_row(row="42", hardware="h100x1", compilation="inductor")
+    on_h200 = fake_row(row="50", hardware="h200x1", compilation="inductor")
+    tiny = fake_row(row="75", hardware="cpu", compilation="inductor")
+    gpus = [Gpu(0, "NVIDIA H200", "GPU-a", int(150e9))]
+    asked = Asked("synthetic", "probe", "2", "1x1,1x4", "my results", "venv", "here")
+    rest = "BUDGET=probe PROCESSES=2 CELLS=1x1,1x4 RESULTS='my results' EXECUTOR=venv REGISTRY=here"
+    text = misfit_advice(wanted, [wanted, on_h200, tiny], gpus, asked)
+    assert f"`make bench ROW=42 WEIGHTS=synthetic {rest}`" in text
+    assert f"`make bench ROW=50 WEIGHTS=synthetic {rest}`" in text
+    assert f"`make bench ROW=75 {rest}`" in misfit_advice(wanted, [wanted, tiny], gpus, asked), (
+        "its own weights"
+    )
+
+
+def test_what_goes_without_saying_is_what_the_makefile_takes() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    defaults = dict(re.findall(r"^(\w+) \?= *(.*)$", makefile, re.M))
+    assert {each.name: defaults[each.name.upper()] for each in fields(Asked)} == asdict(Asked())
+    campaign = re.search(r"^CAMPAIGN = (.*\n(?:  .*\n)*)", makefile, re.M)
+    assert campaign is not None
+    assert all(f"$({each.name.upper()})" in campaign[1] for each in fields(Asked))
 
 
 def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaigns import saved, start_driver
-from fakes import fake_row
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
 
-from bench.config import COMPARISON
+from bench import layout
+from bench.config import COMPARISON, QUICK
+from bench.host import packing
+from bench.host.fanout import Plan, Settings, Wanting, make_plan
+from bench.host.gpus import Gpu
 from bench.host.references import References
+from bench.host.words import plan_lines
 from bench.matrix import Row
 from bench.record import Code
 
@@ -37,6 +46,23 @@ def test_the_reference_runs_at_both_ends_and_every_few_rows(tmp_path: Path) -> N
         COMPARISON.reference_every + 1,
         many + 2,
     ]
+
+
+def test_the_plan_counts_the_references_that_will_run_between_the_rows(tmp_path: Path) -> None:
+    gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(2)]
+    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), price_per_gpu_hour=2.5)
+    chosen = rows(COMPARISON.reference_every + 2)
+    plan = make_plan(chosen, Wanting(settings, gpus))
+    (between,) = packing.repeats(plan, settings, gpus[:1])
+    assert (between.row.row, between.attempts) == ("1", 2), "as in the test above"
+    (between,) = packing.repeats(plan, settings, gpus)
+    assert between.attempts == 3, "two GPUs open and close; one opening is the row itself"
+    text = "\n".join(plan_lines(plan, settings, gpus[:1], every_row=False))
+    work = [*plan.to_run, *packing.repeats(plan, settings, gpus[:1])]
+    hours = sum(plan.seconds(item, QUICK) for item in work) / 3600
+    assert f"{hours:.2f} GPU-hours (estimates)" in text
+    assert f"at 2.5 a GPU-hour: about {hours * 2.5:.2f}" in text
+    assert "row 1 (bf16 on h100x1, txt2img) again between the rows and after them" in text
 
 
 def test_rows_between_references_that_disagree_are_suspect_and_run_once_more(
@@ -98,3 +124,116 @@ def test_rows_of_several_gpus_stand_between_references_on_one_of_them() -> None:
     assert due is not None
     assert due.row == reference
     assert watch.due(fake_row(row="3", hardware="h100x2", parallel="ulysses2")) is None, "another GPU's"
+
+
+# --- References that nobody chose --------------------------------------------------------------------
+
+MATRIX = [
+    fake_row(row="1"),
+    *(fake_row(row=str(n), attention=name) for n, name in enumerate(("cudnn", "native-flash", "flash3"), 2)),
+    fake_row(row="11", task="img2img"),
+    fake_row(row="12", task="img2img", vae="tiled"),
+]
+ONE_GPU = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-0", int(85e9))]
+
+
+def planned(results: Path, chosen: list[Row], matrix: list[Row] = MATRIX, **asked: Any) -> Plan:
+    settings = Settings(results, "synthetic", QUICK, ((1, 1),), **asked)
+    return make_plan(chosen, Wanting(settings, ONE_GPU), matrix)
+
+
+def test_rows_without_their_reference_get_it_first_and_last(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    driver = start_driver(results, MATRIX[1:4], MATRIX, gpus=1)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 0, said
+    assert "3 rows chosen and 1 reference added, 4 to run" in said
+    assert ran(results) == ["1", "4", "2", "3", "1"]
+    said, _ = start_driver(results, MATRIX[1:4], MATRIX, gpus=1).communicate(timeout=60)
+    assert "3 rows chosen and 1 reference added, 0 to run" in said
+    assert len(ran(results)) == 5, "the same command runs nothing again"
+
+
+def test_the_plan_names_the_added_references_with_their_hours_and_price(tmp_path: Path) -> None:
+    plan = planned(tmp_path, [MATRIX[1], MATRIX[5]])
+    assert [item.row.row for item in plan.to_run] == ["1", "11", "2", "12"]
+    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), price_per_gpu_hour=100)
+    text = "\n".join(plan_lines(plan, settings, ONE_GPU, every_row=True))
+    hours = sum(plan.seconds(item, QUICK) for item in plan.to_run[:2]) / 3600
+    assert "2 rows chosen and 2 references added, 4 to run" in text
+    assert "references added, as the chosen rows lack theirs: rows 1, 11, about " in text
+    assert f"{hours:.2f} GPU-hours, {hours * 100:.2f} at 100 each" in text
+    assert "1. row 1 (bf16 on h100x1, txt2img) 1x1: about" in text
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        [MATRIX[0], MATRIX[1]],
+        [fake_row(row="2", hardware="cpu", vae="tiled")],
+        [fake_row(row="2", hardware="a100x1", vae="tiled")],
+        [fake_row(row="2", steps=4, vae="tiled")],
+    ],
+    ids=["chosen already", "on the CPU", "of hardware that is not here", "not in the matrix"],
+)
+def test_no_reference_is_added(tmp_path: Path, chosen: list[Row]) -> None:
+    others = [fake_row(row="21", hardware="cpu"), fake_row(row="22", hardware="a100x1")]
+    plan = planned(tmp_path, chosen, [*MATRIX, *others])
+    assert plan.added == frozenset()
+    assert len(plan.decisions) == len(chosen)
+
+
+def test_rows_of_several_gpus_get_the_reference_of_one(tmp_path: Path) -> None:
+    several = fake_row(row="9", hardware="h100x2", parallel="ulysses2")
+    gpus = [replace(ONE_GPU[0], index=n, uuid=f"GPU-{n}") for n in range(2)]
+    settings = Settings(tmp_path, "synthetic", QUICK, None)
+    plan = make_plan([several], Wanting(settings, gpus), MATRIX)
+    assert [item.row.row for item in plan.to_run] == ["1", "9"]
+
+
+def test_what_another_machine_has_done_asks_for_no_reference_here(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), elsewhere=True)
+    for row in (MATRIX[1], MATRIX[5]):
+        fingerprint = Wanting(settings, ONE_GPU).fingerprint(row)
+        done = fake_result(row, fingerprint=fingerprint, budget="quick", host=1, shapes=((1, 1),))
+        write_attempt(tmp_path, done, telemetry=False)
+    plan = planned(tmp_path, [MATRIX[1], MATRIX[2], MATRIX[5]], elsewhere=True)
+    assert [item.row.row for item in plan.to_run] == ["1", "3"]
+
+
+def test_each_gpu_runs_the_added_reference_of_the_use_cases_that_it_takes(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    driver = start_driver(results, [*MATRIX[1:4], MATRIX[5]], MATRIX, gpus=2, pack=True)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 0, said
+    hosts: dict[str, set[str]] = {}
+    for result in saved(results):
+        assert result.environment is not None
+        hosts.setdefault(result.environment.host_id, set()).add(str(result.row["row"]))
+    for there in hosts.values():
+        assert there.isdisjoint({"2", "3", "4"}) or "1" in there
+        assert "12" not in there or "11" in there
+
+
+def test_an_added_reference_comes_first_under_a_time_limit(tmp_path: Path) -> None:
+    plan = planned(tmp_path, MATRIX[1:4])
+    reference, *others = (plan.seconds(item, QUICK) for item in plan.to_run)
+    limit = (reference + min(others) / 2) / 3600
+    driver = start_driver(tmp_path / "results", MATRIX[1:4], MATRIX, gpus=1, max_hours=limit)
+    said, _ = driver.communicate(timeout=60)
+    assert f"--max-hours {limit:g}: about 1 of 4 rows fit" in said
+    assert ran(tmp_path / "results")[0] == "1"
+
+
+def test_a_reference_whose_pictures_are_gone_runs_once_more_where_rows_need_them(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    start_driver(results, MATRIX[:1], gpus=1).communicate(timeout=60)
+    (folder,) = layout.attempts(results)
+    assert planned(results, MATRIX[:2]).to_run[0].row.row == "2"
+    shutil.rmtree(folder / layout.IMAGES)
+    assert planned(results, MATRIX[:1]).to_run == [], "nobody needs them"
+    again = planned(results, MATRIX[:2]).to_run[0]
+    assert (again.row.row, again.cells) == ("1", ((1, 1),))
+    said, _ = start_driver(results, MATRIX[:2], gpus=1).communicate(timeout=60)
+    assert ran(results) == ["1", "1", "2", "1"], said
+    assert planned(results, MATRIX[:2]).to_run == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import (
+    USUAL_CELLS,
     cells_option,
     choose_rows,
     find_row,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bench.config import BudgetName, ExecutorName
     from bench.host.gpus import Gpu
     from bench.matrix import Row
+    from bench.typed import Asked
 
 
 CAMPAIGN_OPTIONS = (
@@ -109,7 +111,9 @@ def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def run_campaign(
     rows: Sequence[Row],
+    matrix: Sequence[Row],
     *,
+    asked: Asked | None = None,
     weights: str,
     budget: BudgetName,
     processes: int,
@@ -128,7 +132,7 @@ def run_campaign(
     price_per_gpu_hour: float | None = None,
     on: str | None = None,
 ) -> None:
-    """Runs rows here and exits with the campaign's code."""
+    """Runs rows here, and references of the matrix that they lack, and exits with the campaign's code."""
     from rich.console import Console
 
     from bench.config import BUDGETS
@@ -139,6 +143,7 @@ def run_campaign(
     from bench.host.gpus import GpuError, misfit
     from bench.host.image import ImageError
     from bench.host.leases import Busy
+    from bench.matrix import references_of
     from bench.rules import refusals
 
     settings = Settings(
@@ -160,11 +165,41 @@ def run_campaign(
         gpus = _rented(on, dry_run) if on else here()
         if not dry_run:
             fitting = [row for row in rows if not refusals(row) and misfit(row, gpus) is None]
+            fitting += () if again else references_of([row for row in fitting if row.gpu], matrix)
             executors.get_images(chosen, fitting, registry, click.echo)
-        code = fan_out(rows, settings, gpus, console, dry_run=dry_run, wait_seconds=wait, executor=chosen)
+        code = fan_out(
+            rows,
+            settings,
+            gpus,
+            console,
+            dry_run=dry_run,
+            wait_seconds=wait,
+            executor=chosen,
+            matrix=matrix,
+            asked=asked,
+        )
         sys.exit(code)
     except (Busy, GpuError, ImageError, Silent) as error:
         raise click.ClickException(f"nothing was run: {error}") from None
+
+
+def asked_for(
+    *,
+    weights: str,
+    budget: str,
+    processes: int,
+    cells: tuple[tuple[int, int], ...] | None,
+    results: Path,
+    executor: str | None,
+    registry: str,
+    **_: Any,
+) -> Asked:
+    """What messages repeat of a campaign's options."""
+    from bench.host.local import cells_text
+    from bench.typed import Asked
+
+    shapes = USUAL_CELLS if cells is None else cells_text(cells)
+    return Asked(weights, budget, str(processes), shapes, str(results), executor or "", registry)
 
 
 def _rented(hardware: str, dry_run: bool) -> list[Gpu]:
@@ -210,19 +245,21 @@ def _rented(hardware: str, dry_run: bool) -> list[Gpu]:
     is_flag=True,
     help="Also run again what failed in a way that would repeat (oom, ...), or stayed unstable.",
 )
-def fan_out_command(matrix_path: Path, where: str, tier: str, **asked: Any) -> None:
+def fan_out_command(matrix_path: Path, where: str, tier: str, **options: Any) -> None:
     """Run rows on this machine, most valuable first, each in a fresh process.
 
-    What is done here already is skipped and said so; Ctrl-C keeps every finished cell, and the same command
+    Rows of a GPU that come without their reference get it: it is added from the matrix, and said so. What is
+    done here already is skipped and said so; Ctrl-C keeps every finished cell, and the same command
     goes on from there. Exits 1 when a row failed.
     """
-    run_campaign(choose_rows(matrix_path, where, tier), **asked)
+    rows = read_rows(matrix_path)
+    run_campaign(choose_rows(rows, where, tier), rows, **options)
 
 
 @click.command()
 @click.argument("row_id", metavar="ROW")
 @campaign_options
-def bench(row_id: str, matrix_path: Path, **asked: Any) -> None:
+def bench(row_id: str, matrix_path: Path, **options: Any) -> None:
     """Run one row here, again if it is done; attempts are pooled by the report."""
     from bench.host.command import here
     from bench.host.gpus import GpuError, misfit
@@ -231,13 +268,14 @@ def bench(row_id: str, matrix_path: Path, **asked: Any) -> None:
 
     everything = read_rows(matrix_path)
     row = find_row(everything, row_id, matrix_path)
+    asked = asked_for(**options)
     try:
         gpus = here()
     except GpuError as error:
         raise click.ClickException(f"nothing was run: {error}") from None
     if not refusals(row) and misfit(row, gpus):
-        raise click.ClickException(misfit_advice(row, everything, gpus))
-    run_campaign([row], again=True, **asked)
+        raise click.ClickException(misfit_advice(row, everything, gpus, asked))
+    run_campaign([row], everything, again=True, asked=asked, **options)
 
 
 @click.command()

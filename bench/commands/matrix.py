@@ -44,7 +44,7 @@ def rows(matrix_path: Path, where: str, tier: str, as_json: bool) -> None:
     """Show rows of the matrix with their derived phase and image."""
     from bench.listing import as_dict, as_table
 
-    chosen = choose_rows(matrix_path, where, tier)
+    chosen = choose_rows(read_rows(matrix_path), where, tier)
     if as_json:
         import json
 

@@ -27,11 +27,10 @@ def read_rows(path: Path) -> list[Row]:
         raise click.UsageError(f"{path} has {count}; nothing was run\n{error}") from None
 
 
-def choose_rows(path: Path, where: str, tier: str) -> list[Row]:
-    """The rows of a matrix that ``--where`` and ``--tier`` describe; a message when there are none."""
+def choose_rows(rows: Sequence[Row], where: str, tier: str) -> list[Row]:
+    """Those of a matrix that ``--where`` and ``--tier`` describe; a message when there are none."""
     from bench.where import WhereError, select
 
-    rows = read_rows(path)
     try:
         chosen = select(rows, where, tier)
     except WhereError as error:

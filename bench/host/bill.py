@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bench.host import packing
 from bench.host.estimate import gpu_hours
 from bench.host.fanout import Plan, Settings
 from bench.host.gpus import Gpu
+from bench.host.plan import Decision
+from bench.host.progress import clock
 
 
-def gpu_hours_of(plan: Plan, settings: Settings) -> float:
-    return sum(gpu_hours(item.row, plan.seconds(item, settings.budget)) for item in plan.to_run)
+def gpu_hours_of(plan: Plan, settings: Settings, items: Iterable[Decision]) -> float:
+    return sum(gpu_hours(item.row, plan.seconds(item, settings.budget)) for item in items)
+
+
+def cost(plan: Plan, settings: Settings, items: Sequence[Decision]) -> str:
+    """``about 7:06, 0.12 GPU-hours, 0.30 at 2.5 each``"""
+    seconds = sum(plan.seconds(item, settings.budget) for item in items)
+    hours = gpu_hours_of(plan, settings, items)
+    price = settings.price_per_gpu_hour
+    priced = "" if price is None else f", {hours * price:.2f} at {price:g} each"
+    return f"about {clock(seconds)}, {hours:.2f} GPU-hours{priced}"
 
 
 def lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: float) -> list[str]:
@@ -23,7 +34,7 @@ def lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: flo
         said.append(f"rows of one GPU run side by side, {widest} at once; --no-pack runs them one by one")
     if settings.price_per_gpu_hour is not None:
         price = settings.price_per_gpu_hour
-        work = gpu_hours_of(plan, settings) * price
+        work = gpu_hours_of(plan, settings, packing.work(plan, settings, gpus)) * price
         # A rented machine is paid for whole, whether its GPUs work or not.
         machine = wall_seconds / 3600 * len(gpus) * price
         said.append(

@@ -25,12 +25,11 @@ from bench.host.gpus import Gpu
 from bench.host.leases import Lease
 from bench.host.local import Executor
 from bench.host.outcome import Outcome, Summary
-from bench.host.packing import Group
-from bench.host.plan import Action, Decision
+from bench.host.plan import Action, Decision, may_run
 from bench.host.progress import AttemptWatch, Display, Look, clock
 from bench.host.references import References
 from bench.host.supervise import Stop, supervise
-from bench.matrix import Row
+from bench.matrix import Group, Row, references_of
 from bench.record import Environment
 
 FREE_DISK_BYTES = 50_000_000
@@ -92,7 +91,7 @@ class Campaign:
         self.environments = environments(wanting.gpus)
         self.display = display
         self.stop = stop
-        self.references = References(decision.row for decision in plan.decisions if _may_run(decision))
+        self.references = References(decision.row for decision in plan.decisions if may_run(decision))
         if board is None:
             board = Board()
             board.fill(plan.to_run, again=self.settings.again)
@@ -147,14 +146,12 @@ class Campaign:
 
     def _own_reference(self, upcoming: Row, lane: Lane) -> Decision | None:
         """The reference of the row's use case, where this GPU has yet to run it; the row itself waits."""
-        group = packing.group_of(upcoming)
-        if group in lane.groups:
+        if upcoming.group in lane.groups:
             return None
-        lane.groups.add(group)
-        self.board.groups.add(group)
-        rows = (item.row for item in self.plan.decisions if item.row.hardware == upcoming.hardware)
-        alike = (row for row in rows if row.is_reference and packing.group_of(row) == group)
-        reference = next(alike, None)
+        lane.groups.add(upcoming.group)
+        self.board.groups.add(upcoming.group)
+        planned = (decision.row for decision in self.plan.decisions)
+        reference = next(iter(references_of([upcoming], planned)), None)
         if reference is None or reference.row == upcoming.row:
             return None
         decision = self.wanting.decide(reference, self.wanting.past(reference))
@@ -279,10 +276,6 @@ class Campaign:
 def broken_off_by(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"{error}; {FREE_SPACE if full else 'mend that and run the same command again'}"
-
-
-def _may_run(decision: Decision) -> bool:
-    return decision.action in (Action.RUN, Action.DONE, Action.MARKED)
 
 
 def environments(gpus: Sequence[Gpu]) -> Callable[[tuple[str, ...]], Environment]:

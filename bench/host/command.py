@@ -14,8 +14,9 @@ from bench.host.gpus import Gpu, inventory
 from bench.host.local import Executor, LocalExecutor
 from bench.host.progress import display
 from bench.host.supervise import Stop
-from bench.host.words import ending_lines, plan_lines, summary_table
+from bench.host.words import comparison_advice, ending_lines, plan_lines, summary_table
 from bench.matrix import Row
+from bench.typed import Asked
 
 
 def here() -> list[Gpu]:
@@ -31,12 +32,17 @@ def fan_out(
     dry_run: bool = False,
     wait_seconds: float = 0.0,
     executor: Executor | None = None,
+    matrix: Sequence[Row] = (),
+    asked: Asked | None = None,
 ) -> int:
-    """The exit code: 0, 1 when a row failed or the campaign could not go on, 128 + n when signal n ended
+    """References that the rows lack are taken from the ``matrix``. ``asked`` is how somebody asked for these
+    rows alone, who is told in the end how to get theirs.
+
+    The exit code: 0, 1 when a row failed or the campaign could not go on, 128 + n when signal n ended
     it. Raises ``leases.Busy`` before anything runs when others hold the hardware."""
     executor = executor or LocalExecutor()
     wanting = Wanting(settings, gpus, executor)
-    plan = make_plan(rows, wanting)
+    plan = make_plan(rows, wanting, () if settings.again else matrix)
     for line in plan_lines(plan, settings, gpus, every_row=dry_run):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if dry_run:
@@ -56,6 +62,9 @@ def fan_out(
         summary = course.run(plan, wanting, executor, lease, shown, stop)
     if summary.outcomes:
         console.print(summary_table(summary.outcomes))
-    for line in ending_lines(summary, settings.price_per_gpu_hour):
+    ending = ending_lines(summary, settings.price_per_gpu_hour)
+    if asked is not None:
+        ending += comparison_advice(summary, wanting, matrix, asked)
+    for line in ending:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return summary.exit_code(plan)

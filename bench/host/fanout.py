@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,10 +16,10 @@ from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
 from bench.host.leases import Lease
 from bench.host.local import Executor, Job, LocalExecutor
-from bench.host.plan import Action, CellShape, Decision, Wanted, by_value, decide
+from bench.host.plan import Action, CellShape, Decision, Wanted, by_value, decide, may_run
 from bench.host.supervise import GRACE_SECONDS
 from bench.identity import cpu_host_id, fingerprint_of, ingredients
-from bench.matrix import Row
+from bench.matrix import Row, references_of
 from bench.record import Ingredients
 
 
@@ -57,6 +57,8 @@ class Plan:
     decisions: list[Decision]
     """In the order in which rows will run."""
     estimates: Estimates
+    added: frozenset[str] = frozenset()
+    """Ids of references that nobody chose, and that the chosen rows are held against."""
 
     @property
     def to_run(self) -> list[Decision]:
@@ -135,10 +137,16 @@ class Wanting:
         lane._reference_gpu = uuid
         return lane
 
-    def decide(self, row: Row, past: history.Past, *, retry: bool | None = None) -> Decision:
-        wanted = replace(self.wanted, cells=self.settings.cells_of(row))
-        if retry is not None:
-            wanted = replace(wanted, retry=retry)
+    def decide(
+        self, row: Row, past: history.Past, *, retry: bool | None = None, again: bool | None = None
+    ) -> Decision:
+        """``retry`` and ``again`` instead of what the settings say."""
+        wanted = replace(
+            self.wanted,
+            cells=self.settings.cells_of(row),
+            retry=self.wanted.retry if retry is None else retry,
+            again=self.wanted.again if again is None else again,
+        )
         if self._reference_gpu and row.is_reference:
             wanted = replace(wanted, host_ids=frozenset([self._reference_gpu]))
         weights = self.settings.weights_of(row)
@@ -148,11 +156,41 @@ class Wanting:
         return decide(row, past, fingerprint, wanted, misfit, weights)
 
 
-def make_plan(rows: Iterable[Row], wanting: Wanting) -> Plan:
-    """Reads what is on disk, decides about every row; runs and writes nothing."""
-    pasts = {row.row: wanting.past(row) for row in rows}
-    decisions = [wanting.decide(row, pasts[row.row]) for row in by_value(rows)]
-    return Plan(decisions, Estimates.from_pasts(pasts))
+def make_plan(rows: Sequence[Row], wanting: Wanting, matrix: Iterable[Row] = ()) -> Plan:
+    """Reads what is on disk, decides about every row; runs and writes nothing. References that the rows lack
+    are added from the ``matrix``."""
+    pasts: dict[str, history.Past] = {}
+
+    def decided(row: Row) -> Decision:
+        pasts[row.row] = wanting.past(row)
+        return wanting.decide(row, pasts[row.row])
+
+    decisions = {row.row: decided(row) for row in rows}
+    needed = references_of(watched(decisions.values()), matrix)
+    added = {row.row: decided(row) for row in needed if row.row not in decisions}
+    decisions |= added
+    groups = {item.row.group for item in decisions.values() if item.action is Action.RUN}
+    for item in list(decisions.values()):
+        if item.row.is_reference and item.row.group in groups and not pasts[item.row.row].has_pictures():
+            decisions[item.row.row] = with_pictures(item, wanting.settings.cells_of(item.row)[:1])
+    in_order = [decisions[row.row] for row in by_value(item.row for item in decisions.values())]
+    return Plan(in_order, Estimates.from_pasts(pasts), frozenset(added))
+
+
+def watched(decisions: Iterable[Decision]) -> Iterator[Row]:
+    """The rows that must have a reference here: measured on a GPU of this machine, or about to be. On a CPU
+    speed only says that the path works, and the reference may take many times as long as the rows."""
+    for item in decisions:
+        if item.row.gpu is not None and may_run(item) and not item.elsewhere:
+            yield item.row
+
+
+def with_pictures(reference: Decision, cells: tuple[CellShape, ...]) -> Decision:
+    """Run once more for pictures, where it is done without."""
+    if reference.action not in (Action.DONE, Action.MARKED):
+        return reference
+    reason = "measured, but its pictures are gone, and those of the other rows are compared with them"
+    return replace(reference, action=Action.RUN, reason=reason, cells=cells, repeated=True)
 
 
 def take_leases(plan: Plan, gpus: Sequence[Gpu], wait_seconds: float, packed: Collection[Row] = ()) -> Lease:

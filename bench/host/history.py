@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import attempts, layout, record
+from bench import attempts, layout, pictures, record
 from bench.attempts import Unreadable
 from bench.matrix import Row
 from bench.record import Result
@@ -19,6 +19,10 @@ class Past:
     results: tuple[tuple[Path, Result], ...] = ()
     damaged: tuple[str, ...] = ()
     """One message for each result.json that is not what the bench writes."""
+
+    def has_pictures(self) -> bool:
+        """Whether the folder of an attempt still holds those that quality is measured with."""
+        return any(pictures.prompts(path.parent) for path, _ in self.results)
 
 
 def read(results: Path, row: Row, weights: str) -> Past:

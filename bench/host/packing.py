@@ -9,6 +9,7 @@ Finalists run alone. Deciding is pure here; ``course.py`` does it.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +20,10 @@ from bench.config import COMPARISON, PROBE, QUICK
 from bench.host.fanout import Plan, Settings
 from bench.host.gpus import Gpu, candidates
 from bench.host.outcome import Outcome
-from bench.host.plan import Decision
-from bench.host.references import median_seconds
-from bench.matrix import Row
+from bench.host.plan import Action, Decision, may_run
+from bench.host.references import PLAIN_CELL, References, median_seconds
+from bench.matrix import Group, Row
 from bench.record import Strict, write_atomically
-
-Group = tuple[str, int, int, str, str]
-"""Rows that compare with one reference: model, size, steps, task, control."""
 
 SCREENING = frozenset({PROBE.name, QUICK.name})
 """Budgets that look for candidates; standard and full are for finalists."""
@@ -64,17 +62,13 @@ def packed(to_run: Iterable[Decision], settings: Settings) -> list[list[Decision
     return list(kinds.values())
 
 
-def group_of(row: Row) -> Group:
-    return row.model, row.size, row.steps, row.task, row.control
-
-
 def pick(queue: Iterable[Decision], own: Collection[Group], begun: Collection[Group]) -> Decision | None:
     """What a GPU takes next: a row whose reference it has (``own``); else one of a use case that no GPU has
     ``begun``; else, to help others out, the most valuable one."""
     waiting = list(queue)
     return (
-        next((each for each in waiting if group_of(each.row) in own), None)
-        or next((each for each in waiting if group_of(each.row) not in begun), None)
+        next((each for each in waiting if each.row.group in own), None)
+        or next((each for each in waiting if each.row.group not in begun), None)
         or next(iter(waiting), None)
     )
 
@@ -114,14 +108,39 @@ def write(path: Path, cost: PackingCost) -> None:
         write_atomically(path, cost.model_dump_json(indent=1) + "\n")
 
 
+def work(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> list[Decision]:
+    """All that will run: the rows, and the references between them."""
+    return [*plan.to_run, *repeats(plan, settings, gpus)]
+
+
+def repeats(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> list[Decision]:
+    """The reference between the rows and after them: one decision for each that will be asked for, with as
+    many attempts. Each GPU of several that work side by side asks for its own."""
+    if settings.again:
+        return []
+    references = References(item.row for item in plan.decisions if may_run(item))
+    alone = plan.to_run
+    times: Counter[Row] = Counter()
+    for rows in packed(plan.to_run, settings):
+        if (count := lanes(rows, gpus)) > 1:
+            times += references.expected(rows, count)
+            alone = [item for item in alone if item not in rows]
+    times += references.expected(alone, 1)
+    return [
+        Decision(row, Action.RUN, "the reference again", (PLAIN_CELL,), attempts=count, repeated=True)
+        for row, count in times.items()
+    ]
+
+
 def wall_seconds(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> float:
     """How long the campaign will take: rows side by side share the time, others add theirs."""
 
     def seconds(decisions: Iterable[Decision]) -> float:
         return sum(plan.seconds(decision, settings.budget) for decision in decisions)
 
-    total = seconds(plan.to_run)
-    for rows in packed(plan.to_run, settings):
+    everything = work(plan, settings, gpus)
+    total = seconds(everything)
+    for rows in packed(everything, settings):
         total -= seconds(rows) * (1 - 1 / lanes(rows, gpus))
     return total
 

@@ -49,6 +49,13 @@ class Decision:
     """Earlier results of this row on this host that other code, packages or weights measured."""
     repeated: bool = False
     """Run though it is done here: the reference between other rows."""
+    elsewhere: bool = False
+    """Done, but on another machine."""
+
+
+def may_run(decision: Decision) -> bool:
+    """Whether the row has numbers here, or will try to get them."""
+    return decision.action in (Action.RUN, Action.DONE, Action.MARKED)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def decide(
         for host, results in _of_other_hosts(past, fingerprint, wanted).items():
             there = _what_is_left(row, results, stale, wanted)
             if there.action in (Action.DONE, Action.MARKED):
-                return replace(there, reason=f"done on {host} ({results[-1].attempt})")
+                return replace(there, reason=f"done on {host} ({results[-1].attempt})", elsewhere=True)
     return decision
 
 
@@ -113,7 +120,7 @@ def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wante
         reason = f"measured, but {enough[-1].status.code} before its pictures were saved"
         return Decision(row, Action.RUN, reason, wanted.cells[:1], stale=stale)
     if marked := [cell for cell, state in states.items() if state is Action.MARKED]:
-        return Decision(row, Action.MARKED, _why_marked(marked, enough, wanted.budget), stale=stale)
+        return Decision(row, Action.MARKED, _why_marked(marked, enough, wanted.budget.processes), stale=stale)
     return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
 
 
@@ -149,13 +156,14 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
     return Action.MARKED if failed[0] in HAS_NUMBERS else Action.SETTLED
 
 
-def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], budget: Budget) -> str:
-    """``1x1 has 184 of its 368 requests from stable processes; the last one: ...``"""
+def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], processes: int) -> str:
+    """``1x1 has 1 of its 3 processes stable (123 requests); the last one: ...``"""
     parts, reason = [], ""
     for users, images in cells:
         measured = [cell for each in attempts if (cell := each.cell(users, images)) is not None]
-        stable = sum(cell.n for cell in measured if cell.status.code is Code.OK)
-        parts.append(f"{users}x{images} has {stable} of its {budget.n} requests from stable processes")
+        stable = [cell.n for cell in measured if cell.status.code is Code.OK]
+        has = f"{users}x{images} has {len(stable)} of its {processes} processes stable"
+        parts.append(f"{has} ({sum(stable)} requests)")
         reason = measured[-1].status.reason
     return f"{', '.join(parts)}; the last one: {reason}; --retry runs it again"
 

@@ -6,7 +6,9 @@ become ``suspect`` and run once more (METHOD.md section 4). CPU rows are not wat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench import steady
@@ -58,6 +60,21 @@ class References:
         if watch is None:
             return None
         return Decision(watch.reference, Action.RUN, reason, (PLAIN_CELL,), repeated=True)
+
+    def expected(self, to_run: Sequence[Decision], lanes: int) -> Counter[Row]:
+        """How often ``due`` will ask for each reference, about, where so many GPUs share these rows."""
+        attempts: Counter[Row] = Counter()
+        for item in to_run:
+            watch = self._watch_of(item.row.hardware)
+            if watch is not None and watch.reference.row != item.row.row:
+                attempts[watch.reference] += item.attempts
+        opened = {item.row for item in to_run}  # in its turn, as every row
+        return Counter(
+            {
+                row: lanes * (1 + math.ceil(count / lanes / self.every)) - (row in opened)
+                for row, count in attempts.items()
+            }
+        )
 
     def _watch_of(self, hardware: str) -> Watch | None:
         """Rows of several GPUs have no reference among them: that of one such GPU stands in."""

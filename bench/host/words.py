@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 
 from bench.config import Budget
 from bench.host import bill, packing
 from bench.host.estimate import gpu_hours
-from bench.host.fanout import Plan, Settings
+from bench.host.fanout import Plan, Settings, Wanting
 from bench.host.gpus import Gpu, misfit
 from bench.host.local import cells_text
 from bench.host.outcome import Outcome, Summary
 from bench.host.plan import Action, Decision
 from bench.host.progress import clock
-from bench.matrix import Row
+from bench.matrix import Row, references_of
+from bench.record import HAS_NUMBERS
+from bench.typed import Asked
 
 SKIPPED = {
     Action.DONE: "done",
@@ -32,8 +34,9 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     """``every_row`` lists what will run row by row, in order."""
     budget = settings.budget
     wall_seconds = packing.wall_seconds(plan, settings, gpus)
-    lines = [_headline(plan, settings, wall_seconds)]
+    lines = [_headline(plan, settings, gpus, wall_seconds)]
     if plan.to_run:
+        lines += _reference_lines(plan, settings, gpus)
         lines += bill.lines(plan, settings, gpus, wall_seconds)
     if every_row:
         lines += [
@@ -48,12 +51,32 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     return lines
 
 
-def _headline(plan: Plan, settings: Settings, wall_seconds: float) -> str:
-    count = f"{len(plan.decisions)} row{'s' * (len(plan.decisions) != 1)} chosen, {len(plan.to_run)} to run"
+def _headline(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: float) -> str:
+    chosen = len(plan.decisions) - len(plan.added)
+    count = _plural(chosen, "row") + " chosen"
+    if plan.added:
+        count += f" and {_plural(len(plan.added), 'reference')} added"
+    count += f", {len(plan.to_run)} to run"
     if not plan.to_run:
         return count
-    hours = f"{bill.gpu_hours_of(plan, settings):.2f} GPU-hours (estimates)"
-    return f"{count} ({settings.budget.name}): about {clock(wall_seconds)}, {hours}"
+    hours = bill.gpu_hours_of(plan, settings, packing.work(plan, settings, gpus))
+    return f"{count} ({settings.budget.name}): about {clock(wall_seconds)}, {hours:.2f} GPU-hours (estimates)"
+
+
+def _reference_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> Iterator[str]:
+    """What references cost that nobody asked for."""
+    if added := [item for item in plan.to_run if item.row.row in plan.added]:
+        names = rows_text([item.row.row for item in added])
+        yield f"references added, as the chosen rows lack theirs: {names}, {bill.cost(plan, settings, added)}"
+    for again in packing.repeats(plan, settings, gpus):
+        yield (
+            f"{again.row.label} again between the rows and after them, to see whether the GPU changed: "
+            f"{_plural(again.attempts, 'time')}, {bill.cost(plan, settings, [again])}"
+        )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _run_line(plan: Plan, item: Decision, budget: Budget) -> str:
@@ -127,12 +150,12 @@ def ending_lines(summary: Summary, price_per_gpu_hour: float | None = None) -> l
     return lines
 
 
-def misfit_advice(row: Row, rows: Iterable[Row], gpus: Sequence[Gpu]) -> str:
+def misfit_advice(row: Row, rows: Iterable[Row], gpus: Sequence[Gpu], asked: Asked) -> str:
     """What somebody with this machine and that row can do."""
     lines = [
         f"{row.label} does not run here: {misfit(row, gpus)}.",
         f"To run it, take a machine with {row.gpu_count} x {row.gpu} (rented by the hour is enough), clone "
-        f"the repository there and run `make bench ROW={row.row}`; then bring its results/ folder back.",
+        f"the repository there and run `{asked.bench(row)}`; then bring its results back.",
     ]
     alike = [other for other in rows if other.use_case == row.use_case and misfit(other, gpus) is None]
     same = next((other for other in alike if other.stack == row.stack), None)
@@ -140,5 +163,23 @@ def misfit_advice(row: Row, rows: Iterable[Row], gpus: Sequence[Gpu]) -> str:
     if other is not None:
         what = "the same use case and stack" if same else "the reference of the same use case"
         size = " on the tiny model" if other.model == "tiny" else ""
-        lines.append(f"What fits here: {other.label} is {what}{size}: `make bench ROW={other.row}`.")
+        lines.append(f"What fits here: {other.label} is {what}{size}: `{asked.bench(other)}`.")
     return "\n".join(lines)
+
+
+def comparison_advice(
+    summary: Summary, wanting: Wanting, matrix: Sequence[Row], asked: Asked
+) -> Iterator[str]:
+    """For rows that were run alone: the command that gives them something to be compared with, unless their
+    GPU has it."""
+    for outcome in summary.outcomes:
+        host = outcome.host_id
+        if outcome.result.status.code not in HAS_NUMBERS or outcome.row.is_reference or host is None:
+            continue
+        there = wanting.on(host) if outcome.row.gpu_count == 1 else wanting
+        for reference in references_of([outcome.row], matrix):
+            if there.decide(reference, there.past(reference), again=False).action is Action.RUN:
+                yield (
+                    f"row {outcome.row.row} has nothing to be compared with here yet; "
+                    f"`{asked.bench(reference)}` runs its reference, {reference.label}"
+                )
