@@ -139,8 +139,9 @@ ANOMALIES = AnomalyRule()
 class RanksRule:
     """When ranks that share a row count as lost, and when their pictures are not one."""
 
-    collective_seconds: float = 600.0
-    """What gloo and NCCL wait for a peer inside one collective."""
+    collective_seconds: float = 1200.0
+    """What gloo and NCCL wait for a peer inside one collective: longer than ``silence_seconds`` and what is
+    done after it, so that a rank that hangs is asked where while the others still wait for it."""
     apart_seconds: float = 300.0
     """How long one rank may still be at work on what another has done: weights read, graphs compiled."""
     silence_seconds: float = 900.0

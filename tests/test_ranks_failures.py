@@ -39,9 +39,9 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "code_sha256", lambda row: "frozen")
 
 
-def ended(server: WarmServer, results: Path, fault: str) -> Result:
+def ended(server: WarmServer, results: Path, fault: str, **variables: str) -> Result:
     """The row under a fault; nothing of it is left, and its files are whole."""
-    executor = WarmExecutor(server, FAULT=fault)
+    executor = WarmExecutor(server, FAULT=fault, **variables)
     campaign(results, executor, row=ULYSSES, cells=CELLS)
     assert_honest(results, executor)
     return only_result(results)
@@ -51,6 +51,7 @@ def ended(server: WarmServer, results: Path, fault: str) -> Result:
     ("what", "code", "says", "log"),
     [
         ("kill", Code.CRASHED, "killed by SIGKILL", ""),
+        ("segfault", Code.CRASHED, "killed by SIGSEGV", "in strike"),
         ("raise", Code.CRASHED, "ValueError: this request is broken", "this request is broken"),
         ("stop", Code.TIMEOUT, "was stopped for 2 s", "in strike"),
         ("hang", Code.TIMEOUT, "did not answer for", "in strike"),
@@ -63,11 +64,21 @@ def test_a_rank_that_fails_ends_the_row_in_its_own_name_and_keeps_what_was_finis
 ) -> None:
     result = ended(server, tmp_path, f"{what}@request x2 on rank 1")
     assert result.status.code is code, result.status
-    assert "rank 1" in result.status.reason
+    assert result.status.reason.startswith("rank 1 of 2")
     assert says in result.status.reason
     assert log in "\n".join(result.status.log_tail)
     assert codes(result) == {"1x1": "ok", "1x2": code.value}
     assert result.cells[0].latency is not None
+
+
+def test_a_rank_that_hangs_is_named_and_asked_where_also_when_the_others_give_up_first(
+    server: WarmServer, tmp_path: Path
+) -> None:
+    result = ended(server, tmp_path, "hang@request x2 on rank 1", ENDS_FIRST="collective_seconds")
+    assert result.status.code is Code.TIMEOUT, result.status
+    assert result.status.reason.startswith("rank 1 of 2 did not answer, and the others waited in vain")
+    assert "in strike" in "\n".join(result.status.log_tail)
+    assert codes(result) == {"1x1": "ok", "1x2": "timeout"}
 
 
 def test_the_rank_that_others_wait_for_may_be_the_first(server: WarmServer, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from bench import config
 
 HUNG_SECONDS = 20.0
-"""After which ranks count as silent where one is made to hang; a loaded machine needs some for a request."""
+"""Of patience where a rank is made to hang: the conductor's, or (``ENDS_FIRST``) that of the others in a
+collective. A loaded machine needs some for a request."""
 
 
 class Forked:
@@ -63,7 +64,8 @@ def fork_ranks() -> None:
 
     config.RANKS = dataclasses.replace(config.RANKS, stopped_looks=2)
     if os.environ.get("FAULT", "").startswith("hang"):
-        config.RANKS = dataclasses.replace(config.RANKS, silence_seconds=HUNG_SECONDS)
+        ends_first: Any = {os.environ.get("ENDS_FIRST", "silence_seconds"): HUNG_SECONDS}
+        config.RANKS = dataclasses.replace(config.RANKS, **ends_first)
 
     def spawn(place: Any, fd: int, told: Mapping[str, str], output: BinaryIO) -> Any:
         die_with_parent = stop_when_parent_dies(signal.SIGKILL)

@@ -200,6 +200,8 @@ def plant(what: str, where: str) -> None:
 def strike(what: str) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "raise":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ import psutil
 
 from bench import config
 from bench.host.local import Exit, stop_when_parent_dies
-from bench.host.verdict import Ending, log_tail, verdict
+from bench.host.verdict import LOG_TAIL_LINES, Ending, log_tail, verdict
 from bench.record import Code, Status
 from bench.runner.judge import RankLost
 from bench.runner.messages import LOCALHOST, Failed, Place
@@ -39,9 +40,20 @@ LOOK_SECONDS = 1.0
 
 COMMAND = (sys.executable, "-m", "bench.runner.rank")
 
-STACK_BEGINS = "most recent call first"
-"""What faulthandler writes above a stack."""
+STACK_BEGINS = re.compile(r"(Current t|T)hread 0x.*most recent call first")
+"""What faulthandler writes above each thread's stack; C++ has "most recent call first" above its own."""
 STACK_LINES = 8
+FATAL = "Fatal Python error"
+"""What faulthandler writes above all of them where a signal ends the process."""
+LINES_BEFORE_FATAL = 6
+
+WAITING_FRAMES = ("torch/distributed/distributed_c10d.py", "torch/distributed/_functional_collectives.py")
+"""Among the innermost in the stack of a rank that waits for another one."""
+WAITED_IN_VAIN = ("Watchdog caught collective operation timeout", "remote process exited")
+"""What NCCL's watchdog writes before it aborts its process for what another rank did (ProcessGroupNCCL.cpp;
+``ncclGetErrorString`` of ncclRemoteError)."""
+CRASH_LINES = 500
+"""How far back in a log the reason of a crash is looked for: the stacks of all threads may follow it."""
 
 GONE = (EOFError, ConnectionResetError, BrokenPipeError)
 
@@ -88,13 +100,29 @@ class Process:
             self.popen.send_signal(signal.SIGUSR1)
 
     def tail(self) -> list[str]:
-        return list(log_tail(self.log))
+        """The end of its log. Where a fatal signal struck, the stacks of all its threads would be that: what
+        came before them, and the main thread's."""
+        lines = log_tail(self.log, lines=CRASH_LINES)
+        fatal = next((number for number, line in enumerate(lines) if line.startswith(FATAL)), None)
+        if fatal is None:
+            return list(lines[-LOG_TAIL_LINES:])
+        return [*lines[max(0, fatal - LINES_BEFORE_FATAL) : fatal + 1], *self.stack()]
 
     def stack(self) -> list[str]:
-        """Where SIGUSR1 found its main thread, which is told last; innermost call first. Empty until then."""
-        lines = log_tail(self.log, lines=200)
-        begins = [number for number, line in enumerate(lines) if STACK_BEGINS in line]
+        """Where a signal found its main thread, told last of all; innermost call first. Empty until then."""
+        lines = log_tail(self.log, lines=CRASH_LINES)
+        begins = [number for number, line in enumerate(lines) if STACK_BEGINS.match(line)]
         return list(lines[begins[-1] + 1 :][:STACK_LINES]) if begins else []
+
+    def waits_for_a_peer(self) -> bool:
+        """Whether its stack says so. Where the GPU waits for a peer, and Python for the GPU, it does not."""
+        return any(frame in line for line in self.stack() for frame in WAITING_FRAMES)
+
+    def aborted_for_a_peer(self, code: int) -> bool:
+        """Whether its end, with this exit code, says only that another rank is gone or late."""
+        return code == -signal.SIGABRT and any(
+            words in line for line in log_tail(self.log, lines=CRASH_LINES) for words in WAITED_IN_VAIN
+        )
 
 
 def start(
@@ -141,6 +169,8 @@ class Processes(Sequence[Process]):
 
     def __init__(self, processes: Sequence[Process]) -> None:
         self._processes = list(processes)
+        self._deaths: dict[int, int] = {}
+        """rank -> exit code, in the order in which they were noticed."""
 
     def __getitem__(self, rank: Any) -> Any:
         return self._processes[rank]
@@ -197,8 +227,9 @@ class Processes(Sequence[Process]):
                 try:
                     return process, process.connection.recv()
                 except GONE:
+                    self._await_death(process, time.monotonic() + config.RANKS.settle_seconds)
                     raise self._lost(waiting, {}) from None
-            if any(process.popen.poll() is not None for process in self):
+            if self._notice_deaths():
                 raise self._lost(waiting, {})
             if stopped := [process for process in self if process.is_stopped()]:
                 raise self._hung(
@@ -217,34 +248,56 @@ class Processes(Sequence[Process]):
         return RankLost(self.status_of_rank(rank, Status(code=Code.INVALID_OUTPUT, reason=how)))
 
     def _lost(self, waiting: Sequence[Process], failed: dict[int, Failed]) -> RankLost:
-        """A rank's own error comes before a death, and both before errors that only say that a peer is
-        gone: those are what the others answer."""
-        self._listen_on([process for process in waiting if process.rank not in failed], failed)
-        deaths = {each.rank: code for each in self if (code := each.popen.poll()) is not None}
+        """A rank's own error comes before a death, and both before what only says that a peer is gone or
+        late: if there is nothing else, the peer is one of those that still say nothing."""
+        silent = self._listen_on([process for process in waiting if process.rank not in failed], failed)
+        self._notice_deaths()
+        silent = [process for process in silent if process.rank not in self._deaths]
+        told = [*failed.items(), *self._died()]
+        own = [(rank, each) for rank, each in told if not each.of_a_peer]
+        if silent and not own:
+            return self._hung(silent, "did not answer, and the others waited in vain")
         self.kill()
-        own = [rank for rank, each in sorted(failed.items()) if not each.of_a_peer]
-        if not own and deaths:
-            rank = min(deaths)
-            return RankLost(self.status_of_rank(rank, self._death(rank, deaths[rank])))
-        rank = (own or sorted(failed))[0]
-        return RankLost(self.status_of_rank(rank, failed[rank].status))
+        rank, each = (own or told)[0]
+        return RankLost(self.status_of_rank(rank, each.status))
 
-    def _listen_on(self, silent: list[Process], failed: dict[int, Failed]) -> None:
-        """What the others say within the next moments. A connection that closes is a process that dies: its
-        exit code is waited for."""
+    def _listen_on(self, processes: Sequence[Process], failed: dict[int, Failed]) -> list[Process]:
+        """Who says nothing within the next moments either. What others say joins ``failed``."""
+        silent, open_ = list(processes), list(processes)
         until = time.monotonic() + config.RANKS.settle_seconds
-        while silent and (left := until - time.monotonic()) > 0:
-            for ready in wait([process.connection for process in silent], left):
-                process = next(each for each in silent if each.connection is ready)
-                silent.remove(process)
+        while open_ and (left := until - time.monotonic()) > 0:
+            for ready in wait([process.connection for process in open_], left):
+                process = next(each for each in open_ if each.connection is ready)
+                open_.remove(process)
                 try:
                     answer = process.connection.recv()
                 except GONE:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.popen.wait(max(0.0, until - time.monotonic()))
+                    self._await_death(process, until)
                     continue
+                silent.remove(process)
                 if isinstance(answer, Failed):
                     failed[process.rank] = answer
+        return silent
+
+    def _await_death(self, process: Process, until: float) -> None:
+        """A connection that closes is a process that dies: its exit code is waited for."""
+        with suppress(subprocess.TimeoutExpired):
+            code = process.popen.wait(max(0.0, until - time.monotonic()))
+            self._deaths.setdefault(process.rank, code)
+
+    def _notice_deaths(self) -> bool:
+        for process in self:
+            if (code := process.popen.poll()) is not None:
+                self._deaths.setdefault(process.rank, code)
+        return bool(self._deaths)
+
+    def _died(self) -> list[tuple[int, Failed]]:
+        """The first death first; but an abort may follow from another rank's death that was noticed later."""
+        deaths = sorted(self._deaths.items(), key=lambda death: death[1] == -signal.SIGABRT)
+        return [
+            (rank, Failed(self._death(rank, code), of_a_peer=self[rank].aborted_for_a_peer(code)))
+            for rank, code in deaths
+        ]
 
     def _death(self, rank: int, code: int) -> Status:
         exit_ = Exit(signal=-code) if code < 0 else Exit(code=code)
@@ -253,7 +306,8 @@ class Processes(Sequence[Process]):
         return status
 
     def _hung(self, processes: Sequence[Process], how: str) -> RankLost:
-        """Each first writes into its log where it is; one that is stopped does so as it goes on."""
+        """Each first writes into its log where it is; one that is stopped does so as it goes on. Those that
+        wait for a peer are not to blame, unless all do."""
         for process in processes:
             process.ask_where()
             process.popen.send_signal(signal.SIGCONT)
@@ -261,10 +315,11 @@ class Processes(Sequence[Process]):
         while time.monotonic() < until and not all(process.stack() for process in processes):
             time.sleep(0.1)
         self.kill()
-        names = " and ".join(f"rank {process.rank}" for process in processes)
+        blamed = [process for process in processes if not process.waits_for_a_peer()] or processes
+        names = " and ".join(f"rank {process.rank}" for process in blamed)
         tail = [
             line
-            for process in processes
+            for process in blamed
             for line in (f"rank {process.rank}:", *(process.stack() or process.tail()))
         ]
         return RankLost(

@@ -164,6 +164,7 @@ def main() -> None:
     # Ctrl-C reaches the whole group. Only the conductor decides, and ends its ranks itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()  # a signal that ends it says where
     # Even while it waits inside a collective: the log then says where. Of all threads, for one of gloo's may
     # be the one that the signal finds.
     faulthandler.register(signal.SIGUSR1)
