@@ -29,6 +29,8 @@ GROWING_TELEMETRY = "telemetry.csv"
 LOG = "log.txt"
 EVENTS = "events.jsonl"
 IMAGES = "images"
+PROMPTS = "prompts.json"
+"""In ``images``: what each picture was to show, by its name."""
 
 CHARTS = "charts"
 SUMMARIES = "summaries"

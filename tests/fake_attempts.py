@@ -117,6 +117,7 @@ def write_images(
 
     target = folder / layout.IMAGES
     target.mkdir()
+    (target / layout.PROMPTS).write_text(json.dumps({prompt: f"waves, {prompt}" for prompt in prompts}))
     size = min(row.size, 128)
     for number, prompt in enumerate(prompts):
         rng = np.random.default_rng([number, zlib.crc32(f"{row.task}{row.control}".encode())])

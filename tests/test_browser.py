@@ -12,7 +12,7 @@ import pytest
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
-from bench.record import Result
+from bench.record import Code, Result
 from bench.report.write import write
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def test_the_page_shows_the_numbers_of_the_json(page: Page, report: tuple[Path, 
     for stack, result in report[1].items():
         latency = result.cells[0].latency
         assert latency is not None
-        assert shown[stack][4].startswith(f"{latency.p50.value:#.3g}")
-        assert shown[stack][6] == f"n=36, max {latency.max:#.3g}"
+        assert shown[stack][1].startswith(f"{latency.p50.value:#.3g}")
+        assert shown[stack][7] == f"n=36, max {latency.max:#.3g}"
 
 
 def test_a_click_on_a_heading_sorts_by_number_and_another_turns_it_round(page: Page) -> None:
@@ -112,7 +112,7 @@ def test_the_filter_shows_one_shape_or_all(page: Page) -> None:
     page.locator(".filters").first.get_by_role("button", name="all").click()
     assert len(matrix(page)) == 4 * len(MEDIANS)
     page.locator(".filters").first.get_by_role("button", name="4 × 4").click()
-    assert {tuple(line[1:3]) for line in matrix(page)} == {("4", "4")}
+    assert {tuple(line[3:5]) for line in matrix(page)} == {("4", "4")}
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -147,3 +147,56 @@ def test_the_index_leads_to_the_answer(page: Page, report: tuple[Path, dict[str,
     assert "row 3," in card.inner_text()
     card.get_by_role("link").click()
     assert page.url.endswith("h100x1.html#h100x1-synthetic-txt2img")
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of two machines, and of a row that crashed with a long line in its log."""
+    results = tmp_path_factory.mktemp("machines")
+    for host in (1, 2):
+        row = fake_row(row=str(host + 1), attention="sdpa" if host == 1 else "cudnn")
+        write_attempt(results, fake_result(row, host=host, n=10 * host, shapes=[(1, 1)]))
+    crashed = fake_row(row="9", compilation="inductor")
+    tail = ["x" * 400, *(["a reason of many words"] * 30)]
+    write_attempt(results, fake_result(crashed, host=1, code=Code.CRASHED, reason="long", log_tail=tail))
+    write(results, results / "analysis")
+    return results / "analysis"
+
+
+def test_only_the_machine_with_the_answer_is_unfolded_until_a_link_unfolds_another(
+    page: Page, machines: Path
+) -> None:
+    page.goto((machines / "h100x1.html").as_uri())
+    headings = page.locator("details.machine > summary").all_inner_texts()
+    assert [text.split()[0] for text in headings] == ["GPU-00000002", "GPU-00000001"]
+    assert "1 row, 2026-11-22; fastest for Text-to-Image" in headings[0]
+    folds = page.locator("details.machine")
+    assert [fold.get_attribute("open") for fold in folds.all()] == ["", None]
+    page.get_by_role("navigation").get_by_role("link", name="GPU-00000001").click()
+    assert [fold.get_attribute("open") for fold in folds.all()] == ["", ""]
+
+
+def test_a_long_log_widens_no_table(page: Page, machines: Path) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto((machines / "h100x1.html").as_uri() + "#failures")
+    table = page.locator(".table", has_text="Cells without clean numbers").last
+    table.locator("summary").click()
+    assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
+
+
+def test_the_p50_is_in_sight_on_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    for table in page.locator("table", has_text="p50 (s)").all()[:2]:
+        box = table.get_by_role("button", name="p50 (s)", exact=True).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 390
+
+
+def test_a_click_anywhere_on_a_heading_sorts(page: Page) -> None:
+    table = page.locator("table", has_text="Basic Performance Matrix").first
+    cell = table.locator("thead th", has_text="p50 (s)")
+    box = cell.bounding_box()
+    assert box is not None
+    for x, reverse in ((3.0, False), (box["width"] - 3, True)):
+        cell.click(position={"x": x, "y": 3.0})
+        assert stacks(page) == sorted(MEDIANS, key=MEDIANS.__getitem__, reverse=reverse)

@@ -22,9 +22,11 @@ from bench.quality import FILE
 from bench.record import Code
 from bench.report import timeline
 from bench.report.load import load
+from bench.report.samples import STACKS
 from bench.tryout import Tried
 from bench.tryout_report import Constructed
 
+KERNELS = ("cudnn", "native-flash", "flash2")
 REPOSITORY = Path(__file__).parent.parent
 PLAN_HEADING = (
     "| Concurrent Users | Images | p25 (s) | p50 (s) | p90 (s) | p99 (s) | Avg (s) "
@@ -186,6 +188,7 @@ def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:
     command(tmp_path)
     html = (tmp_path / "analysis" / "cpu.html").read_text()
     assert html.count("data:image/webp") == 4  # two prompts, two stacks
+    assert "“waves, p0” (p0, tiny weights)" in html
     assert re.search(r"PSNR \d\d\.\d dB", html)
     assert (tmp_path / "analysis" / "charts" / "cpu-tiny-txt2img-quality.svg").exists()
 
@@ -206,6 +209,23 @@ def test_a_summary_lists_the_failures_of_its_own_machine_and_those_that_never_sa
     assert "no disk" in first
     assert "SIGTERM came" not in first
     assert "| GPU-00000002 | all | interrupted | here | SIGTERM came |" in second
+
+
+def test_stacks_that_no_strip_of_pictures_has_room_for_are_named(tmp_path: Path) -> None:
+    options = [
+        {},
+        *({"vae": vae, "attention": kernel} for vae in ("full", "tiled", "sliced") for kernel in KERNELS),
+    ]
+    for number, change in enumerate(options):
+        row = fake_row(row=str(number + 2), hardware="cpu", **change)
+        write_attempt(tmp_path, fake_result(row, median_seconds=1 + number, shapes=[(1, 1)]), images=True)
+    command(tmp_path)
+    html = (tmp_path / "analysis" / "cpu.html").read_text()
+    assert html.count("data:image/webp") == 2 * STACKS
+    assert (
+        f"Slower, and not pictured here: bf16 + {KERNELS[-2]} + sliced, bf16 + {KERNELS[-1]} + sliced."
+        in html
+    )
 
 
 def telemetry(folder: Path, values: Sequence[str]) -> Path:

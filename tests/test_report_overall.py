@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
+from bench.cli import main
 from bench.matrix import Row
 from bench.report import overall
+from bench.report.html import navigation
 from bench.report.load import load
 from bench.report.overall import World
 from bench.report.page import report
@@ -106,3 +109,50 @@ def test_a_promised_quality_is_called_promised_and_another_not_measured(tmp_path
     promised, unknown = world_of(tmp_path).bests
     assert promised.answer.quality == "lossless, promised by its options"
     assert unknown.answer.quality == "not measured"
+
+
+def judged(results: Path, row: Row, seconds: float, noise: float) -> None:
+    for minutes in (0, 30):
+        result = fake_result(row, median_seconds=seconds, minutes=minutes, shapes=[(1, 1)])
+        write_attempt(results, result, images=True, noise=noise)
+
+
+def test_a_floor_between_lossless_and_any_stands_where_it_has_an_answer_of_its_own(tmp_path: Path) -> None:
+    tiny = [
+        fake_row(row=str(number + 2), hardware="cpu", quantization=option)
+        for number, option in enumerate(("none", "quanto-int8", "bnb-nf4", "quanto-int4"))
+    ]
+    reference, lossless, near, lossy = tiny
+    judged(tmp_path, reference, 5.2, 0.0)
+    judged(tmp_path, near, 3.0, 0.08)
+    judged(tmp_path, lossless, 4.0, 0.001)
+    assert CliRunner().invoke(main, ["quality", str(tmp_path)]).exit_code == 0
+    assert answers(tmp_path) == [("lossless", lossless.row), ("near", near.row)]
+    judged(tmp_path, lossy, 2.0, 0.9)
+    assert CliRunner().invoke(main, ["quality", str(tmp_path)]).exit_code == 0
+    assert answers(tmp_path) == [("lossless", lossless.row), ("near", near.row), ("any", lossy.row)]
+
+
+def test_a_use_case_without_an_answer_keeps_its_line(tmp_path: Path) -> None:
+    write_attempt(tmp_path, fake_result(REFERENCE, n=3, shapes=[(1, 1)]))
+    (line,) = overall.table(world_of(tmp_path)).lines
+    assert [entry.text for entry in line.entries][:3] == [
+        "Text-to-Image",
+        "any",
+        "no stack with a supported median yet",
+    ]
+
+
+def test_machines_with_an_answer_come_first_and_worlds_with_most_rows(tmp_path: Path) -> None:
+    for number, row in enumerate((COMPILED, QUANTISED)):
+        measured(tmp_path, row.model_copy(update={"steps": 50, "row": str(number + 20)}), 9.0, host=0)
+    measured(tmp_path, REFERENCE, 5.2, host=0)
+    measured(tmp_path, REFERENCE, 5.3, host=1)
+    measured(tmp_path, COMPILED, 3.9, host=1)
+    (page,) = report(load(tmp_path)).pages
+    many, few = overall.worlds(page.sections)
+    assert [view.section.devices for view in many.machines] == ["GPU-00000001", "GPU-00000000"]
+    assert many.told_of(many.machines[0]) == "2 rows, 2026-11-22; fastest for Text-to-Image"
+    assert many.told_of(many.machines[1]) == "1 row, 2026-11-22"
+    assert [label for _, label in navigation(page)] == ["28 steps", "50 steps"]
+    assert few.facts[-2:] == ("50 steps", "synthetic weights")

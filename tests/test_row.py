@@ -172,17 +172,21 @@ def test_weights_of_another_model_and_a_folder_that_is_taken_are_refused(
     assert "holds an attempt already" in refusal("--row-json", text, "--attempt-dir", str(tmp_path))
 
 
-def test_a_row_by_hand_prints_its_numbers_keeps_a_log_and_exits_by_its_status(
+def test_a_row_by_hand_prints_its_numbers_keeps_a_log_its_prompts_and_exits_by_its_status(
     make_row: Callable[..., Row], tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["run", "--row-json", make_row(steps=2).model_dump_json(), "--budget", "probe"]
-    arguments += ["--cells", "1x1", "--no-quality", "--results", str(tmp_path)]
+    arguments += ["--cells", "1x1", "--results", str(tmp_path)]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert "n=3, ok" in done.output
     (path,) = tmp_path.glob("cpu/row-0001/tiny/*/result.json")
     assert str(path) in done.output
     assert "cell 1x1: " in (path.parent / layout.LOG).read_text()
+    images = path.parent / layout.IMAGES
+    prompts = json.loads((images / layout.PROMPTS).read_text())
+    assert prompts.keys() == {picture.stem for picture in images.glob("*.png")}
+    assert len({*filter(None, prompts.values())}) == MODELS["tiny"].settings.quality_prompts
 
     breaking(monkeypatch, images=1, strike=raising(MemoryError()))
     assert CliRunner().invoke(main, arguments).exit_code == 3

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from bench import config
 from bench.report import names
 from bench.report.gains import Gain, Gains
-from bench.report.groups import Section, UseCase, fastest, is_lossless, may_win
+from bench.report.groups import LOSSLESS, Section, UseCase, fastest, is_lossless, may_win
 from bench.report.matrix_table import (
     answer_entry,
     certainty,
@@ -34,8 +33,6 @@ COLUMNS = (
     Column("Quality", numeric=False, hint="Against the reference: same prompts, same seeds"),
     Column("Memory peak (GB)"),
 )
-
-LOSSLESS = config.QUALITY_TIERS[0].name
 
 
 @dataclass(frozen=True)

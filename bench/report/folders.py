@@ -3,7 +3,7 @@ every file by what it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.report.charts import Figure
 from bench.report.markdown import grid
@@ -42,15 +42,9 @@ def _summary_line(page: Page, view: SectionView) -> Line:
         f"[configurations]({section.slug}.md)",
         ", ".join(cases),
         ", ".join(sorted({each.row.row for each in section.measurements}, key=lambda row: row.zfill(12))),
-        days(attempt.result.started_at for each in section.measurements for attempt in each.attempts),
+        view.days,
     )
     return Line(tuple(map(words, entries)))
-
-
-def days(moments: Iterable[str]) -> str:
-    """``2026-11-22 to 2026-11-23`` of ISO 8601 moments."""
-    ordered = sorted(moment[:10] for moment in moments)
-    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def charts(report: Report, figures: Mapping[tuple[str, str], Sequence[Figure]]) -> str:

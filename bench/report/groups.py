@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+from bench.config import QUALITY_TIERS
 from bench.matrix import Row
 from bench.quality import keeps_the_arithmetic
 from bench.record import Code
 from bench.report import names, slugs
 from bench.report.pool import Measurement
+
+LOSSLESS = QUALITY_TIERS[0].name
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,16 @@ def may_win(measurement: Measurement) -> bool:
     return supported and not measurement.row.skips_by_schedule
 
 
-def is_lossless(measurement: Measurement) -> bool:
-    """By its pictures; where none were kept, by what its options promise."""
+def quality_tier(measurement: Measurement) -> str | None:
+    """By its pictures; where none were kept, by what its options promise. None for the lowest, and where
+    nobody knows."""
     if measurement.quality is None:
-        return keeps_the_arithmetic(measurement.row)
-    return measurement.quality.tier == "lossless"
+        return LOSSLESS if keeps_the_arithmetic(measurement.row) else None
+    return None if measurement.quality.tier == QUALITY_TIERS[-1].name else measurement.quality.tier
+
+
+def is_lossless(measurement: Measurement) -> bool:
+    return quality_tier(measurement) == LOSSLESS
 
 
 def _speed(measurement: Measurement) -> tuple[float, str]:

@@ -13,8 +13,9 @@ from bench.record import write_atomically
 from bench.report import failures, names, overall, since, text, timeline
 from bench.report.charts import Figure
 from bench.report.draw import inline
-from bench.report.page import CaseView, Report, SectionView
-from bench.report.samples import Strip, strips
+from bench.report.page import CaseView, Page, Report, SectionView
+from bench.report.samples import SIDE, Samples, samples
+from bench.report.table import early
 from bench.report.timeline import Timeline
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,7 +34,7 @@ class Detail:
     """What a use case shows beside its tables."""
 
     figures: tuple[InlineFigure, ...]
-    strips: tuple[Strip, ...]
+    samples: Samples
     timelines: tuple[tuple[str, Timeline | str], ...]
     """(stack, telemetry of its newest attempt or why it cannot be read)"""
 
@@ -73,11 +74,13 @@ def _environment(report: Report) -> jinja2.Environment:
         "interval": text.interval,
         "duration": text.duration,
         "plural": text.plural,
+        "early": early,
         "sentence": text.sentence,
         "sortable": sortable,
     }
     environment.globals |= {
         "worlds": overall.worlds,
+        "navigation": navigation,
         "overall": overall.table,
         "choice": overall.CHOICE,
         "failures": failures.table,
@@ -88,11 +91,31 @@ def _environment(report: Report) -> jinja2.Environment:
         "effect": config.COMPARISON.smallest_effect,
         "tiers": ", ".join(tier.name for tier in config.QUALITY_TIERS),
         "weights_notes": names.WEIGHTS_NOTES,
+        "side": SIDE,
         "width": timeline.WIDTH,
         "height": timeline.HEIGHT,
         "detail_of_machine": lambda view: list(machine(view)),
     }
     return environment
+
+
+def navigation(page: Page) -> list[tuple[str, str]]:
+    """(anchor, label) of what tells the page's parts apart: workloads, else machines, else use cases."""
+    worlds = overall.worlds(page.sections)
+    if len(worlds) > 1:
+        common = set.intersection(*(set(world.facts) for world in worlds))
+        parts = [
+            (world.slug, ", ".join(fact for fact in world.facts if fact not in common)) for world in worlds
+        ]
+    elif len(page.sections) > 1:
+        parts = [(view.section.slug, view.section.devices) for view in worlds[0].machines]
+    else:
+        parts = [
+            (f"{view.section.slug}-{case.case.slug}", case.case.title)
+            for view in page.sections
+            for case in view.cases
+        ]
+    return [*parts, *([("failures", "Without clean numbers")] if page.failures else [])]
 
 
 def sortable(value: float | str | None) -> str:
@@ -105,7 +128,7 @@ def _detail(view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapp
         figures=tuple(
             InlineFigure(each.title, each.subtitle, inline(each.name, svgs[each.name])) for each in figures
         ),
-        strips=strips(view.section, case.case),
+        samples=samples(view.section, case.case),
         timelines=tuple(_timelines(case)),
     )
 

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from bench import config
 from bench.report import names
 from bench.report.answers import COLUMNS, Answer, answer, entries
-from bench.report.groups import UseCase, is_lossless
+from bench.report.groups import UseCase, quality_tier
 from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Column, Entry, Line, Table, words
+from bench.report.text import MISSING, plural
 from bench.verdicts import Verdict
 
 CHOICE = (
@@ -24,8 +26,9 @@ CHOICE = (
     " machine decides; without one, the machine that compared the most stacks, then the one with the most"
     " requests, then the newest."
 )
-FLOORS: dict[str, Callable[[Measurement], bool]] = {"lossless": is_lossless, "any": lambda _: True}
-"""Quality floor -> whether a stack is above it."""
+ANY = "any"
+FLOORS = (*(tier.name for tier in config.QUALITY_TIERS[:-1]), ANY)
+"""The highest first; the lowest tier holds whatever there is."""
 FLOOR = Column("Quality floor", numeric=False)
 ROW = Column("Row", hint="Its id in matrix.csv, which never changes")
 MACHINE = Column("Machine", numeric=False)
@@ -40,7 +43,7 @@ class Best:
 
     @property
     def title(self) -> str:
-        return self.answer.case.title if self.floor == "any" else f"{self.answer.case.title}, {self.floor}"
+        return f"{self.answer.case.title}, {self.floor}" + (" quality" if self.floor == ANY else "")
 
     @property
     def section(self) -> str:
@@ -53,14 +56,50 @@ class World:
 
     views: tuple[SectionView, ...]
 
+    @property
+    def title(self) -> str:
+        section = self.views[0].section
+        return f"{section.workload}: {section.weights} weights"
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        section = self.views[0].section
+        return *section.workload.split(", "), f"{section.weights} weights"
+
+    @property
+    def slug(self) -> str:
+        """Of no section: those begin with their hardware."""
+        row, weights = self.views[0].section.row, self.views[0].section.weights
+        return f"all-{row.hardware}-{weights}-{row.size}px-{row.steps}steps"
+
+    @cached_property
+    def machines(self) -> tuple[SectionView, ...]:
+        """Those with an answer first, in the order of the answers; then by the rows they measured."""
+
+        def place(view: SectionView) -> tuple[int, int]:
+            answers = (index for index, best in enumerate(self.bests) if best.view is view)
+            return next(answers, len(self.bests)), -view.rows
+
+        return tuple(sorted(self.views, key=place))
+
+    def told_of(self, view: SectionView) -> str:
+        """``4 rows, 2026-11-23; fastest for Text-to-Image``"""
+        titles = dict.fromkeys(best.answer.case.title for best in self.bests if best.view is view)
+        fastest = f"; fastest for {', '.join(titles)}" if titles else ""
+        return f"{plural(view.rows, 'row')}, {view.days}{fastest}"
+
+    @cached_property
+    def cases(self) -> tuple[UseCase, ...]:
+        cases = {view.case.slug: view.case for section in self.views for view in section.cases}
+        return tuple(sorted(cases.values(), key=lambda case: names.use_case_order((case.task, case.control))))
+
     @cached_property
     def bests(self) -> tuple[Best, ...]:
-        cases = {view.case.slug: view.case for section in self.views for view in section.cases}
-        ordered = sorted(cases.values(), key=lambda case: names.use_case_order((case.task, case.control)))
-        return tuple(best for case in ordered for best in self._of(case))
+        return tuple(best for case in self.cases for best in self.of(case))
 
-    def _of(self, case: UseCase) -> Iterator[Best]:
-        """Of each floor; where the lossless one is the fastest of all it stands once."""
+    def of(self, case: UseCase) -> Iterator[Best]:
+        """Of each floor that has an answer of its own: a lossless stack that is the fastest of all stands
+        once."""
         before: Measurement | None = None
         for floor in FLOORS:
             found = [
@@ -77,15 +116,20 @@ class World:
 
 
 def worlds(views: Sequence[SectionView]) -> list[World]:
-    """In the order of the sections of a page."""
+    """Those with the most rows first. ``views``: of one hardware, as a page has them."""
     groups = groupby(views, key=lambda view: (view.section.weights, view.section.workload))
-    return [World(tuple(group)) for _, group in groups]
+    found = [World(tuple(group)) for _, group in groups]
+    return sorted(found, key=lambda world: -sum(view.rows for view in world.views))
 
 
 def _answer(view: CaseView, floor: str) -> Answer | None:
     return answer(
-        view.case, view.gains, among=[each for each in view.case.measurements if FLOORS[floor](each)]
+        view.case, view.gains, among=[each for each in view.case.measurements if _above(floor, each)]
     )
+
+
+def _above(floor: str, measurement: Measurement) -> bool:
+    return floor == ANY or FLOORS.index(quality_tier(measurement) or ANY) <= FLOORS.index(floor)
 
 
 def _rank(best: Best) -> tuple[float, int, int, str]:
@@ -96,15 +140,20 @@ def _rank(best: Best) -> tuple[float, int, int, str]:
 
 
 def table(world: World) -> Table:
-    lines = tuple(Line(tuple(_entries(best))) for best in world.bests)
+    """A use case without an answer keeps a line and says so."""
+    answered = ((case, best) for case in world.cases for best in (*world.of(case),) or (None,))
+    lines = tuple(Line(tuple(_entries(case, best))) for case, best in answered)
     columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], MACHINE, MEASURED)
     return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)
 
 
-def _entries(best: Best) -> Iterator[Entry]:
-    use_case, _, *rest = entries(best.answer.case, best.answer)
+def _entries(case: UseCase, best: Best | None) -> Iterator[Entry]:
+    use_case, stack, *rest = entries(case, best.answer if best else None)
     yield use_case
-    promised = best.floor != "any" and best.answer.winner.quality is None and not best.answer.is_reference
+    if best is None:
+        yield from (words(ANY), stack, Entry(MISSING), *rest, Entry(MISSING), Entry(MISSING))
+        return
+    promised = best.floor != ANY and best.answer.winner.quality is None and not best.answer.is_reference
     yield words(best.floor, note="promised by its options" if promised else "")
     yield words(best.answer.stack)
     yield words(best.answer.winner.row.row)

@@ -15,6 +15,7 @@ from bench.report.load import Loaded, Problem
 from bench.report.pool import Measurement, measurements
 from bench.report.scaling import Scaled
 from bench.report.table import Table
+from bench.report.text import days
 from bench.tryout_report import Constructed
 
 
@@ -41,6 +42,17 @@ class SectionView:
     def environment(self) -> Environment | None:
         newest = max(self.section.measurements, key=lambda each: each.latest.attempt)
         return newest.latest.environment
+
+    @property
+    def rows(self) -> int:
+        """With at least one cell that has numbers."""
+        return sum(bool(each.cells) for each in self.section.measurements)
+
+    @property
+    def days(self) -> str:
+        return days(
+            attempt.result.started_at for each in self.section.measurements for attempt in each.attempts
+        )
 
     @property
     def spread_note(self) -> str:

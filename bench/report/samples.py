@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +34,33 @@ class Strip:
     """One prompt by several stacks, the reference first."""
 
     prompt: str
+    """Its id."""
+    text: str
+    """Empty where the pictures are older than the file of prompts beside them."""
     samples: tuple[Sample, ...]
 
 
-def strips(section: Section, case: UseCase) -> tuple[Strip, ...]:
+@dataclass(frozen=True)
+class Samples:
+    strips: tuple[Strip, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Stacks that have pictures too."""
+
+
+def samples(section: Section, case: UseCase) -> Samples:
     """None for random weights: noise says nothing to the eye."""
     if section.weights == "synthetic":
-        return ()
-    pictured = [(each, folder) for each in _reference_first(case) if (folder := _images(each))][:STACKS]
+        return Samples()
+    pictured = [(each, folder) for each in _reference_first(case) if (folder := _images(each))]
+    return Samples(_strips(pictured[:STACKS]), tuple(names.stack(each.row) for each, _ in pictured[STACKS:]))
+
+
+def _strips(pictured: Sequence[tuple[Measurement, Path]]) -> tuple[Strip, ...]:
     prompts = sorted({path.stem for _, folder in pictured for path in folder.glob("*.png")})[:PROMPTS]
     return tuple(
         Strip(
             prompt,
+            next((text for _, folder in pictured if (text := _texts(folder).get(prompt))), ""),
             tuple(
                 Sample(names.stack(each.row), _note(each), thumbnail(folder / f"{prompt}.png"))
                 for each, folder in pictured
@@ -65,6 +82,14 @@ def _images(measurement: Measurement) -> Path | None:
         if any(folder.glob("*.png")):
             return folder
     return None
+
+
+def _texts(images: Path) -> dict[str, str]:
+    """Prompt's id -> its text. Raises ValueError for a file that is not JSON."""
+    try:
+        return dict(json.loads((images / layout.PROMPTS).read_bytes()))
+    except FileNotFoundError:
+        return {}
 
 
 def _note(measurement: Measurement) -> str:

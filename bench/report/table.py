@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.report.text import MISSING, number
 
@@ -51,6 +51,15 @@ class Table:
         for line in self.lines:
             if len(line.entries) != len(self.columns):
                 raise ValueError(f"{self.title}: {len(line.entries)} entries, {len(self.columns)} columns")
+
+
+def early(of: Table, *wanted: str) -> Table:
+    """With these columns right behind the first one, where a narrow screen shows them without scrolling."""
+    titles = [column.title for column in of.columns]
+    first = [0, *map(titles.index, wanted)]
+    order = [*first, *(index for index in range(len(titles)) if index not in first)]
+    lines = (replace(line, entries=tuple(line.entries[index] for index in order)) for line in of.lines)
+    return replace(of, columns=tuple(of.columns[index] for index in order), lines=tuple(lines))
 
 
 def words(text: str, **more: object) -> Entry:

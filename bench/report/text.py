@@ -3,17 +3,23 @@ never printed bare (METHOD.md section 3)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.record import Distribution, Quantile
 
 MISSING = "–"
+SMALLEST = 0.0001
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, whole above 100: 5.26, 0.0413, 1234."""
+    """Three significant digits, whole above 100: 5.26, 0.0413, 1234. A wait of two microseconds is
+    ``<0.0001``."""
     if value is None:
         return MISSING
     if value == 0:
         return "0"
+    if 0 < value < SMALLEST:
+        return f"<{SMALLEST:g}"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
@@ -50,6 +56,12 @@ def duration(seconds: float | None) -> str:
     if seconds < 120:
         return f"{number(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def days(moments: Iterable[str]) -> str:
+    """``2026-11-22 to 2026-11-23`` of ISO 8601 moments."""
+    ordered = sorted(moment[:10] for moment in moments)
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

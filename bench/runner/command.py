@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from bench.config import BUDGETS, cells_of
 from bench.flux import check_weights, weights_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
-from bench.record import Cell, Code, Result
+from bench.record import Cell, Code, Result, write_atomically
 from bench.rules import refusals
 from bench.runner.job import Job
 from bench.runner.load import Load
@@ -61,8 +62,21 @@ def run_here(job: Job, *, keep_log: bool) -> int:
 
     with _logging(job.attempt_dir / layout.LOG if keep_log else None):
         result = row.run(job)
+        _keep_prompts(job)
     print(summary(result, job.attempt_dir))
     return OK_EXIT if result.status.code is Code.OK else STATUS_EXIT
+
+
+def _keep_prompts(job: Job) -> None:
+    """Beside the pictures, what each was to show. After the row: it costs none of its requests."""
+    folder = job.attempt_dir / layout.IMAGES
+    if any(folder.glob("*.png")):
+        from bench.runner import tasks
+
+        asked = tasks.manifest(job.row).quality_requests()
+        write_atomically(
+            folder / layout.PROMPTS, json.dumps({each.id: each.prompt for each in asked}, indent=1) + "\n"
+        )
 
 
 def usual_row(rows: Sequence[Row], gpus: Sequence[Gpu]) -> Row:

@@ -43,6 +43,15 @@ for (const bar of document.querySelectorAll(".filters")) {
   show(buttons[0]);
 }
 
+// A link to what is folded away unfolds it.
+function reveal() {
+  const target = document.getElementById(location.hash.slice(1));
+  for (let fold = target; fold; fold = fold.parentElement) if (fold.tagName === "DETAILS") fold.open = true;
+  target?.scrollIntoView();
+}
+addEventListener("hashchange", reveal);
+if (location.hash) reveal();
+
 // Light and dark: the system's choice until the reader makes another.
 const theme = document.getElementById("theme");
 theme.hidden = false;
