@@ -145,7 +145,7 @@ def test_the_index_leads_to_the_answer(page: Page, report: tuple[Path, dict[str,
     card = page.locator(".answer").first
     assert "bf16 + inductor" in card.inner_text()
     assert "row 3," in card.inner_text()
-    card.get_by_role("link").click()
+    card.get_by_role("link", name="Text-to-Image").click()
     assert page.url.endswith("h100x1.html#h100x1-synthetic-txt2img")
 
 
@@ -200,3 +200,13 @@ def test_a_click_anywhere_on_a_heading_sorts(page: Page) -> None:
     for x, reverse in ((3.0, False), (box["width"] - 3, True)):
         cell.click(position={"x": x, "y": 3.0})
         assert stacks(page) == sorted(MEDIANS, key=MEDIANS.__getitem__, reverse=reverse)
+
+
+def test_the_row_of_an_answer_leads_to_its_attempts_folded_open(
+    page: Page, report: tuple[Path, dict[str, Result]]
+) -> None:
+    page.goto((report[0] / "index.html").as_uri())
+    page.locator(".answer").first.get_by_role("link", name="row 3").click()
+    result = report[1]["bf16 + inductor"]
+    assert page.get_by_text(f"row-0003/synthetic/{result.attempt}").is_visible()
+    assert not page.get_by_text("row-0002/synthetic/").is_visible()

@@ -68,11 +68,12 @@ def results_tree(_: click.Context, __: click.Parameter, path: Path) -> Path:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where everything is written. Default: RESULTS/analysis.",
 )
+@matrix_option
 @click.option("--readme", is_flag=True, help="Only renew the tables between the markers of README.md.")
 @click.option(
     "--check", "only_check", is_flag=True, help="With --readme: write nothing, fail when they differ."
 )
-def report(results: Path, out: Path | None, readme: bool, only_check: bool) -> None:
+def report(results: Path, out: Path | None, matrix_path: Path, readme: bool, only_check: bool) -> None:
     """Render a results tree: Markdown tables, charts, and an offline HTML report. Runs nothing."""
     from bench.report.command import render, renew_readme
 
@@ -80,7 +81,10 @@ def report(results: Path, out: Path | None, readme: bool, only_check: bool) -> N
         raise click.UsageError("--check is about --readme")
     if readme:
         sys.exit(renew_readme(results, Path("README.md"), only_check, click.echo))
-    sys.exit(render(results, out, click.echo))
+    if not matrix_path.exists():
+        click.echo(f"{matrix_path} is not here: the pages will not say what was never run, nor how to run it")
+    rows = read_rows(matrix_path) if matrix_path.exists() else []
+    sys.exit(render(results, out, rows, click.echo))
 
 
 @click.command()

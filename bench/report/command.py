@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import layout
+from bench.matrix import Row
 from bench.record import write_atomically
 
 Say = Callable[[str], None]
@@ -14,8 +15,9 @@ NEEDED = ("altair", "jinja2", "vl_convert", "PIL")
 """Modules of the ``report`` extra; the host side lives without them."""
 
 
-def render(results: Path, out: Path | None, say: Say) -> int:
-    """0, or 2 where something needed is not installed."""
+def render(results: Path, out: Path | None, rows: Sequence[Row], say: Say) -> int:
+    """0, or 2 where something needed is not installed. ``rows``: matrix.csv, without which a report says
+    neither what was never run nor how a row is measured again."""
     from importlib.util import find_spec
 
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -25,7 +27,7 @@ def render(results: Path, out: Path | None, say: Say) -> int:
     from bench.report.text import plural
     from bench.report.write import write
 
-    rendered, index = write(results, out or layout.analysis_dir(results))
+    rendered, index = write(results, out or layout.analysis_dir(results), rows)
     say(f"{plural(rendered.attempts, 'attempt')} read from {results}")
     for problem in rendered.problems:
         say(f"left out: {problem.path}: {problem.reason}")

@@ -3,6 +3,7 @@ problem and printed in the report, never skipped in silence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from bench import attempts, layout, quality
 from bench.attempts import Unreadable, first_complaint
+from bench.matrix import Row
 from bench.quality import Quality
 from bench.report import names
 from bench.tryout_report import Constructed
@@ -53,11 +55,13 @@ class Loaded:
     problems: list[Problem] = field(default_factory=list)
     constructed: list[Constructed] = field(default_factory=list)
     """What was built and verified on the tiny model, one a hardware."""
+    rows: Sequence[Row] = ()
+    """Of matrix.csv: what could be measured, and what a row is held against."""
 
 
-def load(results: Path) -> Loaded:
+def load(results: Path, rows: Sequence[Row] = ()) -> Loaded:
     """Every attempt under ``results``, in path order."""
-    loaded = Loaded()
+    loaded = Loaded(rows=rows)
     for file in layout.constructed(results):
         try:
             loaded.constructed.append(Constructed.model_validate_json(file.read_bytes()))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from bench.matrix import Row
 from bench.record import write_atomically
-from bench.report import failures, matrix_table, names, since
+from bench.report import failures, matrix_table, names, origin, since
 from bench.report.groups import UseCase
 from bench.report.page import CaseView, Page, Report, SectionView
 from bench.report.pool import Measurement
 from bench.report.table import Entry, Table
 from bench.report.text import sentence
+
+TREE = "../.."
+"""From ``analysis/summaries/`` to the results tree. Written elsewhere (``--out``) the text is the same, for
+it depends on nothing but the results; only its links lead nowhere then."""
 
 
 def table(of: Table) -> str:
@@ -36,6 +41,11 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+def code(text: str) -> str:
+    """As it stands: names of kernels are full of what Markdown takes for markup."""
+    return "`" + text.replace("`", "'") + "`"
+
+
 def write(report: Report, folder: Path) -> list[Path]:
     """``<hardware>-<weights>.md`` holds every configuration, ``...-<use case>.md`` compares its stacks."""
     written = []
@@ -43,7 +53,8 @@ def write(report: Report, folder: Path) -> list[Path]:
         for view in page.sections:
             texts = {view.section.slug: "\n".join(configurations(page, view))}
             for case in view.cases:
-                texts[f"{view.section.slug}-{case.case.slug}"] = "\n".join(comparison(view, case))
+                lines = (*comparison(view, case), *origins(case, report.rows))
+                texts[f"{view.section.slug}-{case.case.slug}"] = "\n".join(lines)
             for name, text in texts.items():
                 written.append(folder / f"{name}.md")
                 write_atomically(written[-1], text + "\n")
@@ -57,6 +68,20 @@ def comparison(view: SectionView, case: CaseView) -> Iterator[str]:
     for each in (case.comparison, *case.side):
         yield f"## {each.title}\n"
         yield f"{each.scope}\n\n{grid(each)}\n"
+
+
+def origins(case: CaseView, matrix: Sequence[Row]) -> Iterator[str]:
+    """Of each row, in a list."""
+    yield "## Attempts, evidence and commands\n"
+    yield f"{origin.EXPLAINED}\n"
+    for found in origin.origins(case.case, matrix):
+        yield f"- {sentence(found.title)}"
+        yield f"  - {code(found.command) if found.command else origin.NO_COMMAND}"
+        for source in found.sources:
+            yield f"  - [{source.place}]({TREE}/{source.place}): {source.facts}"
+        for proof in found.distinctive:
+            yield f"  - {proof.of}: {code(proof.text)}"
+    yield ""
 
 
 def configurations(page: Page, view: SectionView) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.matrix import Row
 from bench.record import Environment
 from bench.report import machine_table, matrix_table, names, scaling, side_tables
 from bench.report.answers import Answer, answer, headline
@@ -108,6 +109,8 @@ class Report:
     problems: tuple[Problem, ...]
     attempts: int
     constructed: tuple[Constructed, ...] = ()
+    rows: tuple[Row, ...] = ()
+    """Of matrix.csv; none where it could not be read."""
 
 
 def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _: None) -> Report:
@@ -126,7 +129,9 @@ def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _:
         Page(hardware, tuple(by_hardware.get(hardware, ())), tuple(failed.get(hardware, ())))
         for hardware in sorted({*by_hardware, *failed}, key=_gpus_first)
     )
-    return Report(pages, tuple(loaded.problems), len(loaded.attempts), tuple(loaded.constructed))
+    return Report(
+        pages, tuple(loaded.problems), len(loaded.attempts), tuple(loaded.constructed), tuple(loaded.rows)
+    )
 
 
 def _gpus_first(hardware: str) -> tuple[bool, str]:

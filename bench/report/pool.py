@@ -113,11 +113,8 @@ class Measurement:
 
     @property
     def measured(self) -> str:
-        """``2026-11-23, commit 20e1c234``: of the newest attempt that is shown."""
-        environment = self.latest.environment
-        day, commit = self.latest.started_at[:10], environment.git_commit if environment else None
-        edited = " and uncommitted changes" if environment and environment.git_dirty else ""
-        return f"{day}, commit {commit[:8]}{edited}" if commit else day
+        """Of the newest attempt that is shown."""
+        return measured(self.latest)
 
     @property
     def profile(self) -> Profile | None:
@@ -138,6 +135,14 @@ class Measurement:
     @property
     def status(self) -> Code:
         return self.latest.status.code
+
+
+def measured(result: Result) -> str:
+    """``2026-11-23, commit 20e1c234``"""
+    environment = result.environment
+    day, commit = result.started_at[:10], environment.git_commit if environment else None
+    edited = " and uncommitted changes" if environment and environment.git_dirty else ""
+    return f"{day}, commit {commit[:8]}{edited}" if commit else day
 
 
 def measurements(attempts: Iterable[Attempt]) -> list[Measurement]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 from bench import layout
+from bench.matrix import Row
 from bench.record import write_atomically
 from bench.report import charts, draw, folders, html, markdown
 from bench.report.charts import Figure
@@ -18,8 +19,9 @@ WRITTEN = "written.txt"
 and nothing else is."""
 
 
-def write(results: Path, out: Path) -> tuple[Report, Path]:
-    """Renders everything under ``out``; returns what was rendered and the index page."""
+def write(results: Path, out: Path, rows: Sequence[Row] = ()) -> tuple[Report, Path]:
+    """Renders everything under ``out``; returns what was rendered and the index page.
+    ``rows``: those of matrix.csv."""
     folder = out / layout.CHARTS
     figures: dict[tuple[str, str], list[Figure]] = {}
     drawn: dict[str, Future[str]] = {}
@@ -31,7 +33,7 @@ def write(results: Path, out: Path) -> tuple[Report, Path]:
                 figures[view.section.slug, each.case.slug] = here
                 drawn.update({figure.name: begin(figure) for figure in here})
 
-        rendered = report(load(results), begin_charts)
+        rendered = report(load(results, rows), begin_charts)
         texts = markdown.write(rendered, out / layout.SUMMARIES)
         indexes = _indexes(rendered, figures, out)
         svgs = {name: future.result() for name, future in drawn.items()}

@@ -1,0 +1,125 @@
+"""From a number to its data: the attempts that a row's numbers are made of, what proves that its options ran,
+and the command that measures it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import layout
+from bench.config import BUDGETS
+from bench.matrix import Row, layers, references_of
+from bench.record import HAS_NUMBERS, Cell
+from bench.report import names
+from bench.report.evidence import Proof, counted, proofs
+from bench.report.groups import UseCase
+from bench.report.load import Attempt
+from bench.report.pool import Measurement, measured, shown_code
+
+EXPLAINED = (
+    "Folders stand under results/ and hold result.json (figures, raw seconds, the whole of the evidence, the"
+    " environment), requests.jsonl (every request), telemetry and log. The command measures a row again, with"
+    " its reference; what this machine has done already it skips."
+)
+NO_COMMAND = "No command: matrix.csv does not hold this row."
+
+
+@dataclass(frozen=True)
+class Source:
+    """One attempt."""
+
+    place: str
+    """Its folder, relative to the results tree."""
+    facts: str
+    """When, by which commit and on which GPUs, how many requests of each cell, and how it ended."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of one measured row."""
+
+    row: Row
+    sources: tuple[Source, ...]
+    proofs: tuple[Proof, ...]
+    """By the newest of the attempts that left any, and what options counted in the requests of all."""
+    command: str | None
+    """None where matrix.csv does not hold the row."""
+
+    @property
+    def title(self) -> str:
+        role = names.role(self.row)
+        return f"row {self.row.row}: {names.stack(self.row)}" + (f" ({role})" if role else "")
+
+    @property
+    def distinctive(self) -> tuple[Proof, ...]:
+        """Of the options that are not the absence of one."""
+        layered = layers(self.row.stack)
+        return tuple(proof for proof in self.proofs if proof.axis in layered)
+
+
+def origins(case: UseCase, matrix: Sequence[Row]) -> list[Origin]:
+    return [origin(each, matrix) for each in case.measurements]
+
+
+def origin(measurement: Measurement, matrix: Sequence[Row]) -> Origin:
+    results = [attempt.result for attempt in measurement.attempts]
+    effective = next((each.effective for each in reversed(results) if each.effective), {})
+    counts = counted(cell.counts for each in results for cell in each.cells)
+    return Origin(
+        row=measurement.row,
+        sources=tuple(map(_source, measurement.attempts)),
+        proofs=proofs(measurement.row.stack, effective, counts),
+        command=command(measurement, matrix),
+    )
+
+
+def _source(attempt: Attempt) -> Source:
+    result = attempt.result
+    place = layout.attempt_dir(Path(), attempt.row, attempt.weights, result.attempt)
+    facts = ", ".join(
+        (*_where(attempt), f"{result.budget}: {'; '.join(_cells(attempt)) or result.status.code}")
+    )
+    return Source(place.as_posix(), facts)
+
+
+def _where(attempt: Attempt) -> Iterator[str]:
+    environment = attempt.result.environment
+    yield measured(attempt.result)
+    if environment:
+        yield from (gpu.uuid[:12] for gpu in environment.gpus)
+
+
+def _cells(attempt: Attempt) -> Iterator[str]:
+    for cell in attempt.result.cells:
+        code = shown_code(attempt.result, cell)
+        yield f"{_shape(cell)} " + (f"n={cell.n} {code}" if code in HAS_NUMBERS else code)
+
+
+def _shape(cell: Cell) -> str:
+    return f"{cell.users}x{cell.images}"
+
+
+def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:
+    """What measures the same cells again with no fewer requests, and the reference beside them."""
+    row = measurement.row
+    if not any((each.row, each.identity) == (row.row, row.identity) for each in matrix):
+        return None
+    rows = [each.row for each in references_of([row], matrix)]
+    weights = [] if measurement.weights == "tiny" else ["--weights", measurement.weights]
+    shapes = sorted(measurement.cells or measurement.failed)
+    words = [
+        *("fluxbench", "fan-out", "--where", f'"row={",".join(dict.fromkeys((*rows, row.row)))}"'),
+        *weights,
+        *("--budget", _budget(measurement.attempts)),
+        *(("--cells", ",".join(f"{users}x{images}" for users, images in shapes)) if shapes else ()),
+    ]
+    return " ".join(words)
+
+
+def _budget(attempts: Iterable[Attempt]) -> str:
+    """The largest of theirs, or a larger one where a cell holds more requests than it asks for."""
+    results = [each.result for each in attempts]
+    most = max((cell.n for result in results for cell in result.cells), default=0)
+    least = max(BUDGETS[result.budget].n for result in results)
+    return next((name for name, budget in BUDGETS.items() if budget.n >= max(least, most)), "full")
