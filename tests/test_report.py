@@ -18,7 +18,7 @@ from bench.report import since
 from bench.report.load import load
 from bench.report.page import Report, report
 from bench.report.table import Table
-from bench.report.text import ratio_bounds
+from bench.report.text import number, ratio_bounds
 
 
 def attempt(results: Path, row: Row, **result: Any) -> tuple[Path, Result]:
@@ -323,6 +323,15 @@ def test_the_machine_table_of_a_cpu_has_its_load_and_no_columns_of_gpus(tmp_path
     line = texts(table, "bf16")
     assert line["Load before"] == "20.3 of 16"
     assert not any("GPU" in title or "SM clock" in title for title in line)
+
+
+def test_a_wait_of_microseconds_is_no_number_with_an_exponent() -> None:
+    assert [number(value) for value in (2.39e-06, 0.0, 0.000123, 1234.5)] == [
+        "<0.0001",
+        "0",
+        "0.000123",
+        "1234",
+    ]
 
 
 def test_the_interval_of_a_ratio_shows_on_which_side_of_one_it_lies() -> None:
