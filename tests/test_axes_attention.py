@@ -188,7 +188,9 @@ def test_a_prebuilt_kernel_is_named_by_the_commit_that_the_cache_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kernel = SimpleNamespace(flash_attn_func=len)
-    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=lambda *_, **__: kernel))
+    asked: list[Any] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or "/cached")
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_local_kernel=lambda *_: kernel))
     named = []
     for folder in (f"/opt/hub/kernels--x--y/snapshots/{'a1' * 20}/build", "/home/me/kernel"):
         kernel.__file__ = f"{folder}/torch-cuda/__init__.py"
@@ -199,6 +201,28 @@ def test_a_prebuilt_kernel_is_named_by_the_commit_that_the_cache_holds(
         f"kernels-community/flash-attn2 version 3 at commit {'a1' * 20}",
         "kernels-community/flash-attn2 version 3 from /home/me/kernel/torch-cuda/__init__.py",
     ]
+    assert all(how["local_files_only"] and how["revision"] == "v3" for how in asked), "nothing is fetched"
+
+
+def test_a_kernel_that_was_not_fetched_is_unavailable_and_fetch_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the hub's own code and an empty cache: the network is not asked."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_local_kernel=len))
+    with pytest.raises(Unavailable, match=r"flash-attn2 version 3: .*`fluxbench fetch kernels`"):
+        packages._prebuilt(packages.PACKAGES["flash2"], "row 1", ImportError("none"))
+
+
+@pytest.mark.parametrize("image", ["torch", "gguf", "sage", "xdit", "tensorrt"])
+def test_an_image_holds_the_kernels_that_options_say_it_holds(image: str) -> None:
+    lock = (Path(__file__).parents[1] / "docker" / image / "requirements.txt").read_text()
+    holds = {"flash2": "kernels", "flash3": "fa3-fwd", "sage1": "sageattention", "sage2": "kernels"}
+    for option, package in holds.items():
+        if image in AXES["attention"][option].images:
+            assert f"\n{package}==" in lock, f"{option} in image {image}"
 
 
 @pytest.mark.parametrize(("option", "other"), [("sage1", "2.2.0"), ("sage2", "1.0.6")])

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 from bench.axes.attention import backends
@@ -160,21 +161,27 @@ def _installed(package: Package) -> Attend:
 
 
 def _prebuilt(package: Package, label: str, missing: Exception) -> tuple[Attend, str]:
-    """From the hub's cache, or fetched; raises Unavailable with every way to provide the kernel."""
+    """From the hub's cache, which `fluxbench fetch` fills: nothing is fetched, and no branch's newest taken,
+    where a row is paid for. Raises Unavailable with every way to provide the kernel."""
     advice = f"{label} needs {package.distribution} ({missing}); {package.install}"
     if package.prebuilt is None:
         raise Unavailable(advice) from missing
     from diffusers.models.attention_dispatch import _HUB_KERNELS_REGISTRY, AttentionBackendName
+    from huggingface_hub import snapshot_download
 
     source = _HUB_KERNELS_REGISTRY[AttentionBackendName[package.prebuilt]]
-    advice += f", or pip install kernels and let it fetch {source.repo_id} (version {source.version})"
+    name, branch = f"{source.repo_id} version {source.version}", f"v{source.version}"
     try:
-        kernel = import_module("kernels").get_kernel(source.repo_id, version=source.version)
+        kernels = import_module("kernels")
+        cached = snapshot_download(source.repo_id, repo_type="kernel", revision=branch, local_files_only=True)
+        kernel = kernels.get_local_kernel(Path(cached))
         function = getattr(kernel, source.function_attr)
-    except Exception as error:  # the package's own errors have no common class
-        raise Unavailable(f"{advice}; the kernels package says: {error}") from error
+    except Exception as error:  # the packages' own errors have no common class
+        raise Unavailable(
+            f"{advice}, or the prebuilt {name}: pip install kernels, then `fluxbench fetch kernels` ({error})"
+        ) from error
     attend = partial(function, tensor_layout="NHD") if package.backend == "sage" else function
-    return attend, f"{source.repo_id} version {source.version} {_commit(kernel.__file__)}"
+    return attend, f"{name} {_commit(kernel.__file__)}"
 
 
 def _commit(file: str) -> str:
@@ -258,13 +265,16 @@ def _option(id: str, title: str, **declared: Any) -> Option:
 
 
 _HALF = frozenset({"fp16", "bf16"})
-_WITH_FLASH = frozenset({"torch", "gguf", "sage", "xdit"})
+_WITH_KERNELS = frozenset({"torch", "sage"})
+_WITH_FLASH3 = frozenset({"torch", "xdit"})
 _WITH_SAGE = frozenset({"sage"})
 _INT8 = 0.08
 """Both quantise QK to int8: about twice the relative error of SageAttention 2 alone (FACTS.md section 1)."""
 
 OPTIONS = (
-    _option("flash2", "FlashAttention 2", needs_sm=80, gpu_precisions=_HALF, exact=True, images=_WITH_FLASH),
+    _option(
+        "flash2", "FlashAttention 2", needs_sm=80, gpu_precisions=_HALF, exact=True, images=_WITH_KERNELS
+    ),
     _option(
         "flash3",
         "FlashAttention 3",
@@ -272,7 +282,7 @@ OPTIONS = (
         # fa3-fwd is built without its FP16 kernels (fa3_fwd_config.py: FLASHATTENTION_DISABLE_FP16).
         gpu_precisions=frozenset({"bf16"}),
         exact=True,
-        images=_WITH_FLASH,
+        images=_WITH_FLASH3,
     ),
     _option(
         "sage1",
