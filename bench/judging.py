@@ -5,7 +5,8 @@ Attempts without pictures (they were not committed, or the row failed) keep the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from bench import layout, pictures, quality, record
 from bench.attempts import Attempt, Unreadable, read
-from bench.matrix import Row
+from bench.matrix import Group, Row, references_of
 from bench.pictures import PictureError
 from bench.quality import Quality
+from bench.typed import Asked
 
 Distances = Callable[[Path, Path], tuple[quality.Prompt, ...]]
 """(attempt, reference) -> what lies between their pictures"""
@@ -78,7 +80,7 @@ def judge(attempts: Iterable[Attempt], wanted: Path, again: bool = False) -> Ite
         peers = [other for other in everything if _comparable(other, attempt)]
         reference = best([other for other in peers if other.row.is_reference], attempt.host_id)
         if reference is None:
-            yield Outcome(attempt, What.NO_REFERENCE, message=_wanting(attempt.row))
+            yield Outcome(attempt, What.NO_REFERENCE)
         elif reference is attempt:
             yield Outcome(attempt, What.REFERENCE)
         else:
@@ -106,11 +108,6 @@ def variants(peers: Iterable[Attempt], reference: Attempt) -> list[Attempt]:
 
 def _comparable(one: Attempt, other: Attempt) -> bool:
     return quality.same_task(one.row, one.result) == quality.same_task(other.row, other.result)
-
-
-def _wanting(row: Row) -> str:
-    where = f"hardware={row.hardware} task={row.task} control={row.control} precision=bf16"
-    return f"run its reference with the same weights: fluxbench rows --where '{where} phase=1'"
 
 
 def _judge_one(attempt: Attempt, beside: Beside, distances: Distances, again: bool) -> Outcome:
@@ -176,20 +173,40 @@ def _distances(attempt: Path, reference: Path) -> tuple[quality.Prompt, ...]:
     )
 
 
-def run(wanted: Path, again: bool, say: Callable[[str], None]) -> int:
-    """One line an attempt; 1 when pictures could not be compared."""
+def run(wanted: Path, again: bool, matrix: Sequence[Row], say: Callable[[str], None]) -> int:
+    """One line an attempt, and one for attempts that lack the same reference; 1 when pictures could not be
+    compared."""
     wanted = wanted.resolve()
-    attempts, unreadable = pictured(layout.root_of(wanted))
+    root = layout.root_of(wanted)
+    attempts, unreadable = pictured(root)
     failed = len(unreadable)
     for sentence in unreadable:
         say(sentence)
     outcomes = list(judge(attempts, wanted, again))
+    lacking = [outcome.attempt for outcome in outcomes if outcome.what is What.NO_REFERENCE]
     for outcome in outcomes:
         failed += outcome.what is What.FAILED
-        say(_line(outcome))
+        if outcome.what is not What.NO_REFERENCE:
+            say(_line(outcome))
+    for sentence in _wanting(lacking, root, matrix):
+        say(sentence)
     if not outcomes:
         say(f"no attempt with quality pictures under {wanted}")
     return 1 if failed else 0
+
+
+def _wanting(attempts: Iterable[Attempt], root: Path, matrix: Sequence[Row]) -> Iterator[str]:
+    """For each reference that attempts lack, who they are and the command that draws its pictures."""
+    lacking: dict[tuple[Group, str], list[Row]] = {}
+    for attempt in attempts:
+        lacking.setdefault((attempt.row.group, attempt.weights), []).append(attempt.row)
+    for (_, weights), rows in lacking.items():
+        labels = ", ".join(dict.fromkeys(row.label for row in rows))
+        count = f"{len(rows)} attempt{'s' * (len(rows) != 1)}"
+        asked = Asked(weights=weights, budget="probe", cells="1x1", results=os.path.relpath(root))
+        references = references_of(rows, matrix)
+        runs = "; ".join(f"`{asked.bench(row)}` runs it, {row.label}" for row in references)
+        yield f"no reference for {labels}, {count}: {runs or 'the matrix has none'}"
 
 
 def _line(outcome: Outcome) -> str:

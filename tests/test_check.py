@@ -62,7 +62,7 @@ def test_quality_as_the_bench_writes_it_has_no_fault_until_a_hand_changes_it(tmp
     for number, row in enumerate(rows):
         result = fake_result(row, shapes=[(1, 1)], n=6, minutes=number)
         written = write_attempt(tmp_path, result, images=True, noise=0.01 * number)
-    assert judging.run(tmp_path, False, lambda _: None) == 0
+    assert judging.run(tmp_path, False, [], lambda _: None) == 0
     assert faults(tmp_path, rows) == []
     path = written / "quality.json"
     data = json.loads(path.read_text())

@@ -118,7 +118,31 @@ def test_another_workload_is_no_reference(tmp_path: Path, other: dict[str, Any])
     attempt(tmp_path, 0.1, 10, row="2", quantization="quanto-int8")
     outcome = judged(tmp_path)["2"]
     assert outcome.what is What.NO_REFERENCE
-    assert "task=txt2img" in outcome.message
+
+
+def test_rows_without_a_reference_are_told_once_which_row_it_is_and_the_command_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    matrix = [fake_row(row=str(n), hardware="cpu", steps=steps) for n, steps in ((1, 28), (2, 4))]
+    matrix += [fake_row(row="3"), fake_row(row="4", hardware="cpu", task="img2img")]
+    for minutes, row in enumerate(("11", "11", "12")):
+        changes = {"vae": "tiled"} if row == "12" else {}
+        attempt(tmp_path / "my", 0.1, minutes, row=row, precision="fp32", steps=4, **changes)
+    on_gpu = fake_result(fake_row(row="13", quantization="quanto-int8"), shapes=[(1, 1)], n=6)
+    write_attempt(tmp_path / "my", on_gpu, images=True, telemetry=False)
+    attempt(tmp_path / "my", 0.1, 60, row="14", precision="fp32", task="inpaint")
+    said: list[str] = []
+    assert judging.run(tmp_path / "my" / "cpu", False, matrix, said.append) == 0
+    assert judging.run(tmp_path / "my" / "single_gpu", False, matrix, said.append) == 0
+    command = "make bench ROW={} {}BUDGET=probe CELLS=1x1 RESULTS=my"
+    assert said == [
+        "no reference for row 11 (fp32 on cpu, txt2img), row 12 (fp32+tiled on cpu, txt2img), 3 attempts:"
+        f" `{command.format(2, '')}` runs it, row 2 (bf16 on cpu, txt2img)",
+        "no reference for row 14 (fp32 on cpu, inpaint), 1 attempt: the matrix has none",
+        "no reference for row 13 (bf16+quanto-int8 on h100x1, txt2img), 1 attempt:"
+        f" `{command.format(3, 'WEIGHTS=synthetic ')}` runs it, row 3 (bf16 on h100x1, txt2img)",
+    ]
 
 
 def test_a_not_applied_attempt_has_no_quality(tree: Path) -> None:

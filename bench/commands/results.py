@@ -17,14 +17,15 @@ from bench.commands.options import matrix_option, read_rows
     "path", metavar="[RESULTS]", type=click.Path(path_type=Path, exists=True), default=Path("results")
 )
 @click.option("--again", is_flag=True, help="Measure pictures again that have been compared already.")
-def quality(path: Path, again: bool) -> None:
+@matrix_option
+def quality(path: Path, again: bool, matrix_path: Path) -> None:
     """Hold saved pictures against their reference's and write quality.json; no row is run again.
 
     RESULTS is the tree, or any part of it. Exits 1 when pictures could not be compared.
     """
     from bench.judging import run
 
-    sys.exit(run(path, again, click.echo))
+    sys.exit(run(path, again, read_rows(matrix_path), click.echo))
 
 
 @click.command()
