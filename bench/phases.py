@@ -113,6 +113,7 @@ def declared() -> Iterator[Declared]:
     yield from _combined(LATER_COMBINATIONS)
     yield from _rearranged_on_nodes()
     yield from _alone((*product(ONE_GPU, CALLERS_GPU_LAYERS), *product(["cpu"], CALLERS_CPU_LAYERS)))
+    yield from _same_stacks_on_nodes()
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
@@ -145,6 +146,27 @@ def _rearranged_on_nodes() -> Iterator[Declared]:
         for size in (None, several_gpus.LARGE):
             steps = several_gpus.rearranged(count, fp8=size is None)
             yield from _descend(_place(hardware, TEXT_TO_IMAGE, size=size), steps)
+
+
+def _same_stacks_on_nodes() -> Iterator[Declared]:
+    """At both sizes of txt2img; ring's on every core use case. At the usual size the GPUs of phases 1 to 3
+    have theirs already."""
+    for gpu in NODE_GPUS:
+        hardware = f"{gpu}x1"
+        usual = [] if hardware in ONE_GPU else [_place(hardware, use_case) for use_case in CORE_USE_CASES]
+        large = _place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE)
+        for place in (*usual, large):
+            yield from _descend(place, several_gpus.ring_one_gpu())
+        for place in (place for place in (*usual, large) if place[-2:] == TEXT_TO_IMAGE):
+            yield from _descend(place, several_gpus.same_stack_one_gpu())
+    for hardware in several_gpus.NODES:
+        usual = [_place(hardware, use_case) for use_case in CORE_USE_CASES]
+        large = _place(hardware, TEXT_TO_IMAGE, size=several_gpus.LARGE)
+        for place in (*usual, large):
+            yield from _descend(place, several_gpus.ring_control())
+        txt2img = _place(hardware, TEXT_TO_IMAGE)
+        yield from _descend(txt2img, several_gpus.same_stack_controls(fp8=True))
+        yield from _descend(large, several_gpus.same_stack_controls(fp8=False))
 
 
 def _descend(place: tuple[str, ...], steps: Iterable[several_gpus.Step]) -> Iterator[Declared]:

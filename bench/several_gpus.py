@@ -8,7 +8,8 @@ that each row changes one option of a parent on the same hardware:
     replicas -> ulyssesN, xdit-pipefusionN (eager)
 
 The one GPU that they scale from stands under x1, and runs on the same host. ``rearranged`` and
-``rearranged_one_gpu`` came later, with the compilations that they try.
+``rearranged_one_gpu`` came later, with the compilations that they try; ``ring_...`` and ``same_stack_...``
+later still, so that a method's one GPU and its control hold its own stack.
 Order is identity here: rows get their ids in the order of these tables, so new ones are added at the end.
 """
 
@@ -132,3 +133,37 @@ def rearranged(count: int, *, fp8: bool) -> Iterator[Step]:
     if fp8:
         quantised = ulysses | {"quantization": "scaledmm-fp8-row"}
         yield Step(quantised, ulysses, "Ulysses, a CUDA graph a step, our dynamic FP8")
+
+
+_CUDNN, _FLASH3 = COMPILED | {"attention": "cudnn"}, GRAPHS | {"attention": "flash3"}
+_FP8 = {"quantization": "scaledmm-fp8-row"}
+
+
+def ring_one_gpu() -> Iterator[Step]:
+    """For every core use case. As ``one_gpu``."""
+    yield Step(_CUDNN, COMPILED, "cuDNN attention compiled: the one GPU that ring is held against")
+
+
+def same_stack_one_gpu() -> Iterator[Step]:
+    """What methods were tried with for txt2img alone, and one GPU was not. As ``one_gpu``."""
+    yield Step(_FLASH3, GRAPHS, "a CUDA graph a step, FlashAttention 3, on one GPU")
+    yield Step(GRAPHS | _FP8, GRAPHS, "a CUDA graph a step, our dynamic FP8, on one GPU")
+
+
+def ring_control() -> Iterator[Step]:
+    """For every core use case."""
+    yield Step(
+        REPLICAS | _CUDNN,
+        REPLICAS | COMPILED,
+        "one pipeline a GPU, cuDNN attention: the control of ring",
+    )
+
+
+def same_stack_controls(*, fp8: bool) -> Iterator[Step]:
+    """Of the stacks that are tried for txt2img alone."""
+    graphs = REPLICAS | GRAPHS
+    yield Step(REPLICAS | _FLASH3, graphs, "one pipeline a GPU, FlashAttention 3: the control")
+    if fp8:
+        for compiled in (COMPILED, GRAPHS):
+            replicas = REPLICAS | compiled
+            yield Step(replicas | _FP8, replicas, "one pipeline a GPU, our dynamic FP8: the control")

@@ -192,6 +192,20 @@ def test_every_method_of_a_node_descends_from_replicas_and_has_its_one_gpu_besid
     assert methods == set(AXES["parallel"]) - {"none"}
 
 
+def test_what_every_method_is_judged_by_holds_the_methods_own_stack() -> None:
+    """Replicas on the node, and one GPU of its kind; but for replays and fp32, which ask other things."""
+
+    def place(row: Row, hardware: str, parallel: str) -> tuple[object, ...]:
+        return (hardware, row.size, row.use_case, *(row.stack | {"parallel": parallel}).values())
+
+    declared = {place(row, row.hardware, row.parallel) for row in DECLARED}
+    for row in DECLARED:
+        if row.gpu_count == 1 or row.vae == "parallel" or row.precision == "fp32" or row.skips_by_schedule:
+            continue
+        assert place(row, row.hardware, "replicas") in declared, row.label
+        assert place(row, f"{row.gpu}x1", "none") in declared, row.label
+
+
 def test_several_gpus_are_tried_at_two_sizes_and_on_every_core_use_case() -> None:
     for hardware in several_gpus.NODES:
         rows = [row for row in DECLARED if row.hardware == hardware]
