@@ -30,7 +30,6 @@ from bench.where import select
 
 MATRIX = Path("matrix.csv")
 RESULTS = Path("results/demo")
-MOST_ROWS = 24
 ROW_FAILED = 1
 """Exit code of a fan-out in which a row was not made good."""
 

@@ -24,7 +24,7 @@ from bench import correctness, tiny, tryout
 from bench.axes import AXES
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.correctness import Case, Compared, needs_ranks
-from bench.matrix import BASELINE, TASKS
+from bench.matrix import BASELINE, CORE_CONTROLS, TASKS
 from bench.rules import refusals
 
 CACHES = ("none", "fbcache-0.2", "teacache-0.25")
@@ -59,7 +59,7 @@ def _stack(option: str, degrees: Degrees) -> dict[str, str]:
 
 def _of_use_cases(hardware: str, axis: str, changes: dict[str, str]) -> Iterator[Case]:
     for task in TASKS:
-        for control in ("none", "canny"):
+        for control in CORE_CONTROLS:
             stacks = [{**BASELINE, **changes, "precision": precision} for precision in ("fp32", "bf16")]
             rows = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
             yield axis, changes[axis], next((row for row in rows if not refusals(row)), rows[-1])

@@ -22,6 +22,8 @@ Control = Literal["none", "canny", "depth", "pose"]
 TIERS: tuple[str, ...] = get_args(Tier)
 TASKS: tuple[str, ...] = get_args(Task)
 CONTROLS: tuple[str, ...] = get_args(Control)
+CORE_CONTROLS = ("none", "canny")
+"""Depth and pose are extended: the same compute through one union ControlNet."""
 
 PLAIN = {
     "quantization": "none",

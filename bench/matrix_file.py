@@ -7,17 +7,16 @@ whoever edited the file gets one list to mend, and nothing is run from a file th
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from bench.flux import MODELS, TOKEN_PIXELS
 from bench.hardware import HARDWARE, gpus_of
-from bench.matrix import AXIS_NAMES, COLUMNS, CONTROLS, IDENTITY, PLAIN, TASKS, TIERS, Row
+from bench.matrix import AXIS_NAMES, COLUMNS, IDENTITY, PLAIN, Row
+from bench.vocabulary import near, vocabulary
 
 _FIELD = re.compile(r'"(?:[^"]|"")*"|[^,]*')
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -115,7 +114,7 @@ def _header(line: str) -> tuple[list[str], list[Problem]]:
     for place, name in enumerate(names):
         at = _start_of(line, place)
         if name not in COLUMNS:
-            problems.append(Problem(1, at, f"unknown column {name!r}{_near(name, COLUMNS)}"))
+            problems.append(Problem(1, at, f"unknown column {name!r}{near(name, COLUMNS)}"))
         elif name in names[:place]:
             problems.append(Problem(1, at, f"column {name!r} stands twice"))
     for name in COLUMNS:
@@ -153,29 +152,13 @@ def _start_of(line: str, place: int) -> int:
     return start + 1
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
-
-
-@cache
-def _vocabulary() -> dict[str, dict[str, None]]:
-    """column -> the words it may hold, in order, for the columns that hold one of a few."""
-    from bench.axes import AXES
-
-    closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS, **AXES}
-    return {column: dict.fromkeys(words) for column, words in closed.items()}
-
-
 def _field_problems(entry: _Line) -> Iterator[tuple[str, Problem]]:
     """(column, problem) for each field that is wrong whatever the other lines say."""
-    vocabulary = _vocabulary()
     for column, value in entry.fields.items():
-        words = vocabulary.get(column)
+        words = vocabulary().get(column)
         if words is not None:
             kind = "option" if column in AXIS_NAMES else column
-            message = None if value in words else f"unknown {kind} {value!r}{_near(value, words)}"
+            message = None if value in words else f"unknown {kind} {value!r}{near(value, words)}"
         elif column in {"row", "size", "steps"} and not _NUMBER.fullmatch(value):
             message = f"{value[:40]!r} is not a whole number above 0, written plainly"
         elif column == "hardware" and not HARDWARE.fullmatch(value):

@@ -28,7 +28,7 @@ from bench.layers import (
     Layer,
     Stack,
 )
-from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
+from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, CORE_CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
 from bench.rules import refusals
 
 PHASES = {
@@ -54,8 +54,6 @@ WORKLOADS = {"cpu": ("tiny", tiny.SIZE, tiny.STEPS)}
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
 
 USE_CASES = tuple(product(TASKS, CONTROLS))
-CORE_CONTROLS = {"none", "canny"}
-"""Depth and pose are extended: the same compute through one union ControlNet."""
 CORE_USE_CASES = tuple(case for case in USE_CASES if case[1] in CORE_CONTROLS)
 TEXT_TO_IMAGE = ("txt2img", "none")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.axes import AXES
-from bench.matrix import Row
 
 PACKAGE = Path(__file__).parent
 OFF_THE_CLOCK = frozenset(
@@ -29,10 +28,6 @@ DECLARATIONS = frozenset({"bench.axes", "bench.axes.option"})
 
 Stack = tuple[tuple[str, str], ...]
 """(axis, option), in column order."""
-
-
-def of_row(row: Row) -> list[Path]:
-    return of_stack(tuple(row.stack.items()))
 
 
 def of_stack(stack: Stack) -> list[Path]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from itertools import pairwise
 
 from bench import config, stats
 
@@ -103,20 +102,10 @@ def scaling_efficiency(one_gpu_seconds: float, seconds: float, gpus: int) -> flo
     return one_gpu_seconds / (gpus * seconds)
 
 
-def suspect_spans(references: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(from, to) of every pair of neighbouring references that disagree by more than 2 %; rows measured
-    in between are ``suspect``. ``references`` are (time, median seconds) of one GPU, in any order."""
-    ordered = sorted(references)
-    return [
-        (before, after)
-        for (before, earlier), (after, later) in pairwise(ordered)
-        if abs(earlier - later) > config.COMPARISON.reference_drift * min(earlier, later)
-    ]
-
-
-def suspect(moment: float, references: Iterable[tuple[float, float]]) -> bool:
-    """Whether a row measured at ``moment`` lies between two references that disagree."""
-    return any(before < moment < after for before, after in suspect_spans(references))
+def references_disagree(before: float, after: float) -> bool:
+    """Whether two neighbouring references, in median seconds, are so far apart that what was measured between
+    them is ``suspect``."""
+    return abs(before - after) > config.COMPARISON.reference_drift * min(before, after)
 
 
 def summed(requests: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -17,7 +17,7 @@ from bench.axes.option import Unavailable
 from bench.correctness import Case, Compared, beside, needs_ranks
 from bench.covering import Axes, Stack, covering, singles
 from bench.listing import stack_text
-from bench.matrix import BASELINE, CONTROLS, REFERENCE, TASKS, Row, layers
+from bench.matrix import BASELINE, CONTROLS, CORE_CONTROLS, REFERENCE, TASKS, Row, layers
 from bench.record import Strict, write_atomically
 from bench.rules import refusals
 from bench.tryout import Tried
@@ -45,7 +45,7 @@ def rows(hardware: str, *, pairs: bool) -> list[Row]:
 
 
 def cases(hardware: str, *, extended: bool) -> Iterator[Case]:
-    controls = CONTROLS if extended else ("none", "canny")
+    controls = CONTROLS if extended else CORE_CONTROLS
     for task in TASKS:
         for control in controls:
             yield from correctness.rows(hardware, task, control)

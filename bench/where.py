@@ -5,17 +5,16 @@ Conditions are separated by spaces and must all hold; a comma means any of; ``!=
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from bench.flux import MODELS
 from bench.hardware import HARDWARE
 from bench.images import IMAGES, image_of
-from bench.matrix import AXIS_NAMES, CONTROLS, ROW_ID, TASKS, TIERS, Row
+from bench.matrix import AXIS_NAMES, ROW_ID, Row
 from bench.phases import PHASES, phase_of
+from bench.vocabulary import near, vocabulary
 
 KEYS: dict[str, Callable[[Row], str]] = {
     "row": lambda row: row.row,
@@ -85,7 +84,7 @@ def select(rows: Iterable[Row], where: str = "", tier: str = "core") -> list[Row
 
 def _mistakes(key: str, values: list[str], earlier: list[str]) -> list[str]:
     if key not in KEYS:
-        return [f"unknown key {key!r}{_near(key, KEYS)}; keys: {', '.join(KEYS)}"]
+        return [f"unknown key {key!r}{near(key, KEYS)}"]
     if key in earlier:
         return [f"{key} is named twice; write {key}=A,B for any of several values"]
     return [message for value in values if (message := _value_mistake(key, value))]
@@ -97,17 +96,9 @@ def _value_mistake(key: str, value: str) -> str | None:
     known = _known_values(key)
     if value in known:
         return None
-    return f"unknown {key} {value!r}{_near(value, known)}; values: {', '.join(known)}"
+    return f"unknown {key} {value!r}{near(value, known)}"
 
 
 def _known_values(key: str) -> list[str]:
-    from bench.axes import AXES
-
     derived: dict[str, Iterable[str]] = {"phase": map(str, PHASES), "image": (*IMAGES, "none")}
-    columns: dict[str, Iterable[str]] = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS}
-    return list({**AXES, **columns, **derived}[key])
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return list((derived | vocabulary())[key])

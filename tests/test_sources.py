@@ -15,8 +15,12 @@ from bench.matrix import Row
 MakeRow = Callable[..., Row]
 
 
+def files_of(row: Row) -> list[Path]:
+    return sources.of_stack(tuple(row.stack.items()))
+
+
 def names(row: Row) -> set[str]:
-    return {path.relative_to(sources.PACKAGE).as_posix() for path in sources.of_row(row)}
+    return {path.relative_to(sources.PACKAGE).as_posix() for path in files_of(row)}
 
 
 def test_a_row_hashes_the_runner_and_its_own_options_only(make_row: MakeRow) -> None:
@@ -48,7 +52,7 @@ def test_another_precision_is_other_arithmetic_but_the_same_code(make_row: MakeR
 def test_a_changed_option_makes_its_rows_stale_and_no_others(
     make_row: MakeRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = tuple(sources.of_row(make_row()))
+    files = tuple(files_of(make_row()))
     before = identity.files_sha256(files, sources.PACKAGE)
     copies = []
     for file in files:

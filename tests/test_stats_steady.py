@@ -81,17 +81,12 @@ def test_batch_and_scaling_efficiency_follow_their_definitions() -> None:
     assert steady.scaling_efficiency(3.8, 2.375, 2) == pytest.approx(0.8)
 
 
-def test_rows_between_references_that_disagree_are_suspect() -> None:
-    references = [(0.0, 5.0), (100.0, 5.05), (200.0, 5.2), (300.0, 5.2)]
-    assert steady.suspect_spans(references) == [(100.0, 200.0)]
-    assert steady.suspect(150.0, references)
-    assert not steady.suspect(50.0, references)
-    assert not steady.suspect(250.0, references)
-
-
-def test_references_exactly_at_the_limit_are_not_suspect() -> None:
+def test_references_disagree_past_two_per_cent_of_the_faster_whichever_came_first() -> None:
     assert config.COMPARISON.reference_drift == 0.02
-    assert steady.suspect_spans([(0.0, 100.0), (1.0, 102.0)]) == []
+    for before, after in ((100.0, 102.0), (102.0, 100.0)):
+        assert not steady.references_disagree(before, after)
+    for before, after in ((100.0, 102.1), (102.1, 100.0)):
+        assert steady.references_disagree(before, after)
 
 
 def test_a_cpu_may_wobble_more_before_it_counts_as_cold() -> None:

@@ -14,9 +14,10 @@ import pytest
 import torch
 from scipy import stats
 
+from bench.runner.models import PIPELINES, pipeline_class
 from bench.tiny import SIZE, STEPS, TEXT_TOKENS, WEIGHTS, checker, hub_cache, measure, models, score
 from bench.tiny.draw import control_map, masks
-from bench.tiny.generate import PIPELINES, generate, pipeline
+from bench.tiny.generate import generate, pipeline
 from bench.tiny.scenes import sample
 
 COUNT = 40
@@ -101,7 +102,7 @@ def test_img2img_keeps_the_place(tiny: models.TinyFlux) -> None:
 def test_all_six_pipelines_take_the_shipped_components(
     tiny: models.TinyFlux, task: str, control: bool
 ) -> None:
-    assert type(pipeline(tiny, task, control=control)) is PIPELINES[task, control]
+    assert type(pipeline(tiny, task, control=control)) is pipeline_class(task, control=control)
 
 
 def test_a_half_precision_model_stays_so_in_every_pipeline() -> None:

@@ -105,7 +105,7 @@ class References:
             return []  # nothing to hold against anything; those between wait for the next one
         before, watch.median_seconds = watch.median_seconds, median
         between, watch.between, watch.rows_since_asked = watch.between, [], 0
-        if before is None or not steady.suspect_spans([(0.0, before), (1.0, median)]):
+        if before is None or not steady.references_disagree(before, median):
             return []
         reason = (
             f"the reference (row {watch.reference.row}) took {before:.3f} s before and {median:.3f} s after"

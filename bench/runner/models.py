@@ -57,16 +57,16 @@ def load(row: Row, weights: str, device: str) -> Loaded:
     return Loaded(pipe, _describe(weights, weights_id, pipe.transformer))
 
 
-def pipeline_class(row: Row) -> Any:
+def pipeline_class(task: str, *, control: bool) -> Any:
     """Costs the first caller seconds: diffusers imports its classes when they are first named."""
     import diffusers
 
-    return getattr(diffusers, PIPELINES[row.task, row.control != "none"])
+    return getattr(diffusers, PIPELINES[task, control])
 
 
 def assemble(row: Row, components: dict[str, Any]) -> Any:
     """The row's pipeline over these components, each as it is."""
-    return put_together(pipeline_class(row), components)
+    return put_together(pipeline_class(row.task, control=row.control != "none"), components)
 
 
 def put_together(pipeline: Any, components: dict[str, Any]) -> Any:

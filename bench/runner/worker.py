@@ -104,7 +104,7 @@ class Worker:
 
     def prepare(self) -> dict[str, str | None]:
         compiler.use_cache(self.row.gpu or "cpu", self.image_digest)
-        models.pipeline_class(self.row)
+        models.pipeline_class(self.row.task, control=self.row.control != "none")
         return environment.torch_versions() if self.device == "cuda" else {}
 
     def load(self) -> Loaded:

@@ -7,32 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    FluxControlNetImg2ImgPipeline,
-    FluxControlNetInpaintPipeline,
-    FluxControlNetPipeline,
-    FluxImg2ImgPipeline,
-    FluxInpaintPipeline,
-    FluxPipeline,
-)
 from PIL import Image
 
 from bench.flux import TOKEN_PIXELS
-from bench.runner.models import put_together
+from bench.runner.models import pipeline_class, put_together
 from bench.tiny import CONTROLS, GUIDANCE, SIZE, STEPS, TEXT_TOKENS
 from bench.tiny.draw import to_uint8
 from bench.tiny.models import TinyFlux
-
-PIPELINES: dict[tuple[str, bool], Any] = {
-    ("txt2img", False): FluxPipeline,
-    ("img2img", False): FluxImg2ImgPipeline,
-    ("inpaint", False): FluxInpaintPipeline,
-    ("txt2img", True): FluxControlNetPipeline,
-    ("img2img", True): FluxControlNetImg2ImgPipeline,
-    ("inpaint", True): FluxControlNetInpaintPipeline,
-}
-"""(task, with ControlNet) -> class."""
-
 
 AS_TRAINED = {
     "height": SIZE,
@@ -50,8 +31,9 @@ def noise(seeds: list[int]) -> list[torch.Generator]:
 
 def pipeline(tiny: TinyFlux, task: str, *, control: bool) -> Any:
     """By constructor: ``from_pipe`` would cast every component to float32."""
-    chosen = PIPELINES[task, control]
-    pipe = put_together(chosen, {**tiny.pipe.components, "controlnet": tiny.controlnet})
+    pipe = put_together(
+        pipeline_class(task, control=control), {**tiny.pipe.components, "controlnet": tiny.controlnet}
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
