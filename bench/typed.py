@@ -28,3 +28,12 @@ class Asked:
             said["weights"] = usual["weights"]
         changed = (f"{name.upper()}={shlex.quote(said[name])}" for name in said if said[name] != usual[name])
         return " ".join(["make bench", f"ROW={row.row}", *changed])
+
+    def fan_out(self, where: str) -> str:
+        """``fluxbench fan-out --where "row=39,2069" --weights synthetic --cells 1x1``"""
+        unsaid = {each.name: each.default for each in fields(self)}
+        if self.weights == "tiny":  # its rows bring it
+            unsaid["weights"] = self.weights
+        said = ((name, getattr(self, name)) for name in ("weights", "budget", "processes", "cells"))
+        changed = (f"--{name} {shlex.quote(value)}" for name, value in said if value != unsaid[name])
+        return " ".join(["fluxbench fan-out", f'--where "{where}"', *changed])

@@ -143,21 +143,35 @@ def test_the_command_plans_the_row_and_its_reference(
     write_attempt(tmp_path / "measured", fake_result(wanted, shapes=[(1, 1), (1, 4)], n=13, budget="quick"))
     command = origins(tmp_path / "measured")[wanted.row].command
     assert command is not None
-    assert "--weights synthetic --budget quick --cells 1x1,1x4" in command
+    assert "--weights synthetic --cells 1x1,1x4" in command
     plan = planned(command, "--on", on, "--results", str(tmp_path / "empty"))
     assert {name for name, _ in plan} == {f"row {wanted.row}", f"row {row(**reference).row}"}
     assert {cells for name, cells in plan if name == f"row {wanted.row}"} == {"1x1,1x4"}
 
 
-def test_the_command_asks_for_no_fewer_requests_than_were_measured(tmp_path: Path) -> None:
-    for number, n in ((0, 3), (1, 6), (2, 36)):
-        cells = [fake_cell(1, 1, n=n)]
-        folder = tmp_path / str(n)
-        write_attempt(folder, fake_result(row(), cells=cells, budget="probe", minutes=number))
-    budgets = {n: origins(tmp_path / str(n))[row().row].command for n in (3, 6, 36)}
-    assert "--budget probe" in (budgets[3] or "")
-    assert "--budget quick" in (budgets[6] or "")
-    assert "--budget standard" in (budgets[36] or "")
+@pytest.mark.parametrize(
+    ("requests", "expected"),
+    [
+        ([3], "--budget probe"),
+        ([6], ""),
+        ([36], "--budget standard"),
+        ([6, 6], "--processes 2"),
+        ([6, 6, 6, 6], "--processes 2"),
+        ([13, 13], "--budget standard"),
+        ([3, 3], "--processes 2"),
+    ],
+    ids=str,
+)
+def test_the_command_asks_for_no_fewer_requests_and_processes_than_an_interval_needs(
+    requests: list[int], expected: str, tmp_path: Path
+) -> None:
+    for number, n in enumerate(requests):
+        cells = [fake_cell(1, 1, n=n, seed=number)]
+        write_attempt(tmp_path, fake_result(row(), cells=cells, budget="probe", minutes=10 * number))
+    command = origins(tmp_path)[row().row].command or ""
+    asked = re.search(r"--weights synthetic(.*) --cells 1x1$", command)
+    assert asked is not None
+    assert asked[1].strip() == expected
 
 
 def test_rows_of_the_tiny_model_name_no_weights_and_a_row_outside_the_matrix_no_command(

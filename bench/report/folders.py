@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from bench.report import alone, coverage, overall
 from bench.report.charts import Figure
 from bench.report.markdown import grid
 from bench.report.page import CaseView, Page, Report, SectionView
 from bench.report.table import Column, Line, Table, words
+from bench.report.text import plural
 
 INDEX = "README.md"
 GENERATED = "Written by `fluxbench report`."
@@ -26,10 +28,22 @@ SUMMARY_COLUMNS = (
 
 def summaries(report: Report) -> str:
     lines = tuple(_summary_line(page, view) for page in report.pages for view in page.sections)
-    table = Table("Summaries", "", SUMMARY_COLUMNS, lines)
-    return "\n".join(
-        (f"# Summaries\n\n{GENERATED} One line a machine; numbers of two are never mixed.\n", grid(table))
-    )
+    index = grid(Table("Summaries", "", SUMMARY_COLUMNS, lines))
+    begin = f"# Summaries\n\n{GENERATED} One line a machine; numbers of two are never mixed.\n\n{index}\n"
+    return "\n".join((begin, *_overviews(report)))
+
+
+def _overviews(report: Report) -> Iterator[str]:
+    """What stands behind the answers, and what each axis is worth alone."""
+    for page in report.pages:
+        tables = [each.table() for each in coverage.coverages(page, report.rows)]
+        tables += [alone.table(world, report.rows) for world in overall.worlds(page.sections)]
+        for each in tables:
+            if each.lines:
+                yield f"## {each.title}: {page.title}\n\n{each.scope}\n\n{grid(each)}\n"
+    if hardware := coverage.untouched(report):
+        told = ", ".join(f"{title} ({plural(rows, 'core row')})" for title, rows in hardware)
+        yield f"Nothing was run yet on {told}."
 
 
 def _summary_line(page: Page, view: SectionView) -> Line:

@@ -10,7 +10,7 @@ import jinja2
 
 from bench import config
 from bench.record import write_atomically
-from bench.report import failures, names, origin, overall, since, text, timeline
+from bench.report import alone, coverage, failures, names, origin, overall, since, text, timeline
 from bench.report.charts import Figure
 from bench.report.draw import inline
 from bench.report.page import CaseView, Page, Report, SectionView
@@ -87,6 +87,9 @@ def _environment(report: Report) -> jinja2.Environment:
         "since": since.banner,
         "report": report,
         "origin": origin,
+        "alone": alone.table,
+        "coverages": coverage.coverages,
+        "untouched": coverage.untouched,
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),
         "effect": config.COMPARISON.smallest_effect,

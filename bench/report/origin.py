@@ -3,19 +3,20 @@ and the command that measures it again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import layout
-from bench.config import BUDGETS
+from bench.config import BUDGETS, COMPARISON, FULL, Budget
 from bench.matrix import Row, layers, references_of
-from bench.record import HAS_NUMBERS, Cell
+from bench.record import HAS_NUMBERS, Cell, Result
 from bench.report import names
 from bench.report.evidence import Proof, counted, proofs
 from bench.report.groups import UseCase
 from bench.report.load import Attempt
 from bench.report.pool import Measurement, measured, shown_code
+from bench.typed import Asked
 
 EXPLAINED = (
     "Folders stand under results/ and hold result.json (figures, raw seconds, the whole of the evidence, the"
@@ -101,25 +102,27 @@ def _shape(cell: Cell) -> str:
 
 
 def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:
-    """What measures the same cells again with no fewer requests, and the reference beside them."""
+    """What measures the same cells again beside the reference: with no fewer requests a process, and in as
+    many processes as an interval needs where it was measured in several."""
     row = measurement.row
     if not any((each.row, each.identity) == (row.row, row.identity) for each in matrix):
         return None
-    rows = [each.row for each in references_of([row], matrix)]
-    weights = [] if measurement.weights == "tiny" else ["--weights", measurement.weights]
+    rows = dict.fromkeys([*(each.row for each in references_of([row], matrix)), row.row])
     shapes = sorted(measurement.cells or measurement.failed)
-    words = [
-        *("fluxbench", "fan-out", "--where", f'"row={",".join(dict.fromkeys((*rows, row.row)))}"'),
-        *weights,
-        *("--budget", _budget(measurement.attempts)),
-        *(("--cells", ",".join(f"{users}x{images}" for users, images in shapes)) if shapes else ()),
-    ]
-    return " ".join(words)
+    runs = max((len(cell.runs) for cell in measurement.cells.values()), default=1)
+    processes = min(runs, COMPARISON.processes_a_side)
+    budget = _budget([attempt.result for attempt in measurement.attempts], processes)
+    asked = Asked(
+        weights=measurement.weights,
+        budget=budget.name,
+        processes=str(processes) if processes > budget.processes else Asked.processes,
+        cells=",".join(f"{users}x{images}" for users, images in shapes) or Asked.cells,
+    )
+    return asked.fan_out(f"row={','.join(rows)}")
 
 
-def _budget(attempts: Iterable[Attempt]) -> str:
-    """The largest of theirs, or a larger one where a cell holds more requests than it asks for."""
-    results = [each.result for each in attempts]
+def _budget(results: Sequence[Result], processes: int) -> Budget:
+    """The largest of theirs, or a larger one where that asks for fewer requests than a cell holds."""
     most = max((cell.n for result in results for cell in result.cells), default=0)
     least = max(BUDGETS[result.budget].n for result in results)
-    return next((name for name, budget in BUDGETS.items() if budget.n >= max(least, most)), "full")
+    return next((each for each in BUDGETS.values() if each.n >= max(least, most * processes)), FULL)
