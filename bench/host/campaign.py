@@ -60,17 +60,9 @@ class Board:
         self.queue.extend(item for item in decisions for _ in range(item.attempts if again else 1))
 
 
-@dataclass
-class Lane:
-    """One GPU of several that work side by side."""
-
-    name: str
-    groups: set[Group] = field(default_factory=set)
-    """Use cases whose reference this GPU has run."""
-
-
 class Campaign:
-    """Runs what is on its board on leased hardware. Without a board: the whole plan."""
+    """Runs what is on its board on leased hardware. Without a board: the whole plan. ``lane`` names the GPU
+    where several work side by side."""
 
     def __init__(
         self,
@@ -81,7 +73,7 @@ class Campaign:
         display: Display,
         stop: Stop,
         board: Board | None = None,
-        lane: Lane | None = None,
+        lane: str | None = None,
     ) -> None:
         self.plan = plan
         self.wanting = wanting
@@ -97,6 +89,8 @@ class Campaign:
             board.fill(plan.to_run, again=self.settings.again)
         self.board, self.queue, self.summary = board, board.queue, board.summary
         self.lane = lane
+        self.asked: set[tuple[Group, tuple[str, ...]]] = set()
+        """Groups, and the GPUs of their rows that were asked for their reference. Once: it may fail."""
 
     def run(self) -> Summary:
         while not self.summary.broke_off and (decision := self._next()) is not None:
@@ -132,29 +126,34 @@ class Campaign:
             if self.lane is None:
                 upcoming = self.queue[0] if self.queue else None
             else:
-                upcoming = packing.pick(self.queue, self.lane.groups, self.board.groups)
+                own = {group for group, _ in self.asked}
+                upcoming = packing.pick(self.queue, own, self.board.groups)
             if not self.settings.again:
                 reference = self.references.due(upcoming.row if upcoming else None)
                 if reference is not None:
                     return reference
             if upcoming is None:
                 return None
-            if self.lane is not None and (own := self._own_reference(upcoming.row, self.lane)) is not None:
-                return own
+            if not self.settings.again and (first := self._own_reference(upcoming.row)) is not None:
+                return first
             self.queue.remove(upcoming)
             return upcoming
 
-    def _own_reference(self, upcoming: Row, lane: Lane) -> Decision | None:
-        """The reference of the row's use case, where this GPU has yet to run it; the row itself waits."""
-        if upcoming.group in lane.groups:
+    def _own_reference(self, upcoming: Row) -> Decision | None:
+        """The reference of the row's group, where none of the row's GPUs has run it; the row itself waits."""
+        gpus = self.wanting.gpus_of(upcoming, self.lease.names)
+        if not gpus or (upcoming.group, gpus) in self.asked:
             return None
-        lane.groups.add(upcoming.group)
+        self.asked.add((upcoming.group, gpus))
         self.board.groups.add(upcoming.group)
         planned = (decision.row for decision in self.plan.decisions)
         reference = next(iter(references_of([upcoming], planned)), None)
         if reference is None or reference.row == upcoming.row:
             return None
-        decision = self.wanting.decide(reference, self.wanting.past(reference))
+        if self.lane is None and any(item.row == reference for item in self.queue):
+            return None  # in its turn; of a shared queue another GPU may take it
+        there = self.wanting.on(*gpus)
+        decision = there.decide(reference, there.past(reference))
         reason = "the reference of its use case on this GPU"
         return replace(decision, reason=reason, repeated=True) if decision.action is Action.RUN else None
 
@@ -254,7 +253,7 @@ class Campaign:
         used = sum(gpu_hours(outcome.row, outcome.seconds) for outcome in self.summary.outcomes)
         number = len(self.summary.outcomes) + 1
         return Look(
-            lane=self.lane.name if self.lane else "",
+            lane=self.lane or "",
             label=row.label,
             number=number,
             total=number + len(self.queue),

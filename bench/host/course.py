@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from bench import layout, record
 from bench.host import attempt, packing
-from bench.host.campaign import Board, Campaign, Lane, broken_off_by, environments
+from bench.host.campaign import Board, Campaign, broken_off_by, environments
 from bench.host.fanout import Plan, Wanting
 from bench.host.gpus import candidates
 from bench.host.leases import Lease
@@ -30,7 +30,7 @@ def run(
     """Everything that the plan has to run."""
 
     def lane_on(uuid: str, shared: Board) -> Campaign:
-        lane, part = Lane(f"GPU {wanting.index_of(uuid)}"), lease.part(uuid)
+        lane, part = f"GPU {wanting.index_of(uuid)}", lease.part(uuid)
         return Campaign(plan, wanting.on(uuid), executor, part, display, stop, shared, lane)
 
     board = Board()

@@ -80,7 +80,7 @@ class Wanting:
         self.gpus = gpus
         self.executor = executor or LocalExecutor()
         self._named: set[str] = set()
-        self._reference_gpu: str | None = None
+        self._reference_hosts: frozenset[str] = frozenset()
         self.wanted = Wanted(
             budget=settings.budget,
             cells=settings.cells or CELLS,
@@ -131,11 +131,12 @@ class Wanting:
         """What the machine lacks for the row: hardware, or the place to run it in."""
         return misfit(row, self.gpus) or self.executor.lacks(row)
 
-    def on(self, uuid: str) -> Wanting:
-        """The same question for one GPU of several: a reference is done there when that GPU has run it."""
-        lane = copy(self)
-        lane._reference_gpu = uuid
-        return lane
+    def on(self, *host_ids: str) -> Wanting:
+        """The same question for a part of this machine: a reference is done there when one of these GPUs, or
+        the CPU, has run it."""
+        part = copy(self)
+        part._reference_hosts = frozenset(host_ids)
+        return part
 
     def decide(
         self, row: Row, past: history.Past, *, retry: bool | None = None, again: bool | None = None
@@ -147,8 +148,8 @@ class Wanting:
             retry=self.wanted.retry if retry is None else retry,
             again=self.wanted.again if again is None else again,
         )
-        if self._reference_gpu and row.is_reference:
-            wanted = replace(wanted, host_ids=frozenset([self._reference_gpu]))
+        if self._reference_hosts and row.is_reference:
+            wanted = replace(wanted, host_ids=self._reference_hosts)
         weights = self.settings.weights_of(row)
         misfit = self.misfit(row)
         # Of thousands of rows most are of other hardware: what they would measure is not hashed.

@@ -176,7 +176,7 @@ def comparison_advice(
         host = outcome.host_id
         if outcome.result.status.code not in HAS_NUMBERS or outcome.row.is_reference or host is None:
             continue
-        there = wanting.on(host) if outcome.row.gpu_count == 1 else wanting
+        there = wanting.on(*host.split("+"))
         for reference in references_of([outcome.row], matrix):
             if there.decide(reference, there.past(reference), again=False).action is Action.RUN:
                 yield (
