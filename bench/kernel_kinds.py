@@ -27,7 +27,7 @@ HINTS = {
     "elementwise": "Norms, modulation, rope, activations, quantising, whatever is no other kind",
     "convolution": "Of the VAE",
     "copy": "",
-    "communication": "Between GPUs",
+    "communication": "Between GPUs, of the rank that waited least; some of it runs beside computing",
 }
 """Every kind, in the order in which tables and charts show them, and what a reader should know of it."""
 

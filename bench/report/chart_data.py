@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.report import names
 from bench.report.gains import Gains
+from bench.report.gpu_time import gpu_time
 from bench.report.matrix_table import memory_gb
 from bench.report.pool import Measurement
 from bench.report.scaling import Scaled
@@ -89,9 +90,10 @@ def kernel_rows(shown: Sequence[Measurement]) -> Rows:
     """One row a kind of kernel, and one for the time in which the GPU idled."""
     rows: Rows = []
     for each in shown:
-        if each.profile is None:
+        spent = gpu_time(each)
+        if spent is None:
             continue
-        seconds = {**each.profile.seconds_by_kind, "idle": each.gpu_idle_seconds}
+        seconds = {**spent.seconds_by_kind, "idle": spent.idle_seconds}
         rows.extend(
             {"stack": _label(each), "kind": kind, "seconds": round(value, 6)}
             for kind, value in seconds.items()

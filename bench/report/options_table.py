@@ -14,6 +14,7 @@ from bench.quality import Closeness, changes
 from bench.quality import tier as tier_of
 from bench.report import names
 from bench.report.gains import Gain, Gains
+from bench.report.gpu_time import gpu_time
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
 from bench.report.page import Report
 from bench.report.pool import Measurement, PooledCell
@@ -151,12 +152,12 @@ def combinations(report: Report) -> Table:
 
 def _combination_line(beside: Beside) -> Line:
     measurement = beside.measurement
-    role = names.role(measurement.row)
+    role, spent = names.role(measurement.row), gpu_time(measurement)
     entries = (
         Entry(names.stack(measurement.row), tags=(role,) if role else ()),
         words(measurement.row.row),
         *_figures(beside),
-        figure(measurement.gpu_idle_seconds),
+        figure(spent.idle_seconds if spent else None),
         figure(beside.cell.power.energy_per_image_j),
     )
     return Line(entries)

@@ -25,7 +25,6 @@ from bench.record import (
     Distribution,
     Memory,
     Power,
-    Profile,
     Result,
     Utilisation,
 )
@@ -115,19 +114,6 @@ class Measurement:
     def measured(self) -> str:
         """Of the newest attempt that is shown."""
         return measured(self.latest)
-
-    @property
-    def profile(self) -> Profile | None:
-        """The newest."""
-        return next((found for each in reversed(self.attempts) if (found := each.result.profile)), None)
-
-    @property
-    def gpu_idle_seconds(self) -> float | None:
-        """Of the median unprofiled request at 1x1, the time in which no kernel ran."""
-        profile, cell = self.profile, self.cell()
-        if profile is None or cell is None or not cell.latency.p50.supported:
-            return None
-        return max(0.0, cell.medians["service"] - profile.busy_seconds)
 
     def cell(self, users: int = 1, images: int = 1) -> PooledCell | None:
         return self.cells.get((users, images))

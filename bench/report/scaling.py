@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bench import steady
 from bench.matrix import PLAIN
 from bench.record import Agreement, Result
+from bench.report.gpu_time import communication_seconds
 from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
 from bench.report.names import stack
@@ -68,13 +69,10 @@ class Scaled:
 
 
 def communication_share(result: Result) -> float | None:
-    """Of one image's denoising, in the kernels of the rank that waited least; what overlaps with computing
-    counts. None where neither was profiled."""
-    cell = result.cell()
-    if result.communication is None or not result.communication.kernel_seconds_by_rank or cell is None:
-        return None
-    denoise = cell.stages.get("denoise")
-    return min(result.communication.kernel_seconds_by_rank) / denoise.p50.value if denoise else None
+    """Of one image's denoising; what overlaps with computing counts. None where neither was profiled."""
+    seconds, cell = communication_seconds(result), result.cell()
+    denoise = cell.stages.get("denoise") if cell else None
+    return seconds / denoise.p50.value if seconds is not None and denoise else None
 
 
 def p50(measurement: Measurement | None) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bench.config import BUDGETS
 from bench.kernel_kinds import HINTS
 from bench.quality import Closeness, Quality
-from bench.record import Profile
 from bench.report import names
 from bench.report.gains import Gains, Layer
+from bench.report.gpu_time import GpuTime, gpu_time
 from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
     MATRIX,
@@ -143,21 +143,18 @@ def kernels(section: Section, case: UseCase) -> Table:
         Column("Launches", hint="GPU kernels and copies in one request"),
     )
     lines = tuple(
-        _kernels_line(each, profile, cell)
-        for each in case.measurements
-        if (profile := each.profile) and (cell := each.cell())
+        _kernels_line(each, spent) for each in case.measurements if (spent := gpu_time(each)) and each.cell()
     )
     return Table(f"Where the GPU's time goes: {case.title}", scope(section), columns, lines)
 
 
-def _kernels_line(measurement: Measurement, profile: Profile, cell: PooledCell) -> Line:
-    service = cell.medians["service"] if cell.latency.p50.supported else None
+def _kernels_line(measurement: Measurement, spent: GpuTime) -> Line:
     entries = (
         stack_entry(measurement),
-        figure(service),
-        *(figure(profile.seconds_by_kind.get(kind)) for kind in HINTS),
-        figure(measurement.gpu_idle_seconds),
-        Entry(str(profile.launches), profile.launches),
+        figure(spent.service_seconds),
+        *(figure(spent.seconds_by_kind.get(kind)) for kind in HINTS),
+        figure(spent.idle_seconds),
+        Entry(str(spent.launches), spent.launches),
     )
     return Line(entries)
 
