@@ -122,6 +122,16 @@ def test_no_page_is_wider_than_its_window(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_phone_shows_every_chart_whole(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    cut = page.locator(".chart").evaluate_all(
+        """charts => charts.filter(chart => chart.scrollWidth > chart.clientWidth
+            || chart.firstElementChild.getBoundingClientRect().right > innerWidth).length"""
+    )
+    assert page.locator(".chart").count()
+    assert cut == 0
+
+
 def test_dark_is_dark_in_charts_too(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     colours = page.evaluate(

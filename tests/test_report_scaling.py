@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from fake_attempts import write_attempt
-from fakes import fake_cell, fake_result, fake_row
+from fakes import STEPS_SHARE, fake_cell, fake_result, fake_row
 
 from bench import check, record
 from bench.matrix import Row
-from bench.report.charts import figures
+from bench.report.charts import Figure, figures
 from bench.report.load import load
 from bench.report.page import CaseView, SectionView, report
 
@@ -30,7 +30,7 @@ def measured(
     cells = [fake_cell(1, 1, median_seconds=seconds)]
     for users, rate in (images_per_s or {}).items():
         cells.append(fake_cell(users, 1).model_copy(update={"throughput_images_per_s": rate}))
-    kept = {name: more.pop(name, None) for name in ("communication", "agreement")}
+    kept = {name: more.pop(name, None) for name in ("communication", "agreement", "profile")}
     made = fake_result(row, cells=cells, **more).model_copy(update=kept)
     write_attempt(results, made)
 
@@ -119,17 +119,50 @@ def test_results_that_hold_a_share_of_old_are_read_without_it() -> None:
 def test_charts_show_both_and_one_gpu_has_neither(tmp_path: Path) -> None:
     measured(tmp_path, ONE, 5.0)
     measured(tmp_path, EAGER, 4.0, {2: 0.25, 4: 0.25})
+    measured(tmp_path, REPLICAS, 3.8, {2: 0.52, 4: 0.53})
     view, case = view_of(tmp_path)
-    drawn = {figure.name.rsplit("-", 1)[1]: figure for figure in _figures(view, case)}
-    assert {row["basis"] for row in drawn["scaling"].data} == {
+    drawn = _figures(view, case)
+    assert {row["series"] for row in drawn["scaling"].data if "series" in row} == {
         "same stack on one GPU",
         "fastest lossless stack on one GPU",
     }
-    assert [row["users"] for row in drawn["throughput"].data] == [2, 4]
+    told = {row["label"]: row["value"] for row in drawn["throughput"].data if "value" in row}
+    assert told == {"bf16 + ulysses2": "0.250 / 0.250", "bf16 + replicas + inductor": "0.520 / 0.530"}
     assert drawn["scaling"].vega_lite()["datasets"]["rows"]
     alone, only = view_of(tmp_path, "h200x1")
-    assert not {"scaling", "throughput"} & {figure.name.rsplit("-", 1)[1] for figure in _figures(alone, only)}
+    assert not {"scaling", "throughput"} & set(_figures(alone, only))
     assert not any(table.title.startswith("Scaling") for table in only.side)
+
+
+def test_no_throughput_is_drawn_against_replicas_that_nobody_measured(tmp_path: Path) -> None:
+    measured(tmp_path, EAGER, 4.0, {2: 0.25, 4: 0.25})
+    assert "throughput" not in _figures(*view_of(tmp_path))
+
+
+def test_the_chart_the_kernels_and_the_share_tell_one_communication(tmp_path: Path) -> None:
+    """FSDP: rank 0 waited 3 s in its collectives, and those of the other ran beside its computing."""
+    sent = record.Communication(
+        calls_per_step=2, sent_bytes_per_step=10**9, kernel_seconds_by_rank=[4.97, 1.71]
+    )
+    spent = record.Profile(
+        request_seconds=5.5,
+        busy_seconds=3.8,
+        launches=9000,
+        seconds_by_kind={"gemm": 3.46, "communication": 4.97},
+        top=[],
+    )
+    measured(tmp_path, ULYSSES, 3.92, communication=sent, profile=spent)
+    view, case = view_of(tmp_path)
+    rows = _figures(view, case)["kernels"].data
+    assert {row["kind"]: row["seconds"] for row in rows if "kind" in row}["communication"] == 1.71
+    table = next(table for table in case.side if table.title.startswith("Where the GPU's time goes"))
+    kernels = dict(zip([column.title for column in table.columns], table.lines[0].entries, strict=True))
+    assert kernels["Communication (s)"].sort == 1.71
+    service = rows[0]["service"]
+    share = float(line_of(case, "bf16 + ulysses2 + inductor")["Communication (%)"])
+    assert share == pytest.approx(100 * 1.71 / (STEPS_SHARE * service), abs=1)
+    over = sum(row["seconds"] for row in rows if "kind" in row) - service
+    assert rows[0]["value"] == f"{over:.2f} s overlap · {service:.2f} s"
 
 
 def test_each_gpu_has_a_line_and_so_have_all_together(tmp_path: Path) -> None:
@@ -154,8 +187,10 @@ def test_each_gpu_has_a_line_and_so_have_all_together(tmp_path: Path) -> None:
     assert any("gpus: they are not" in fault for fault in check.result_faults(made))
 
 
-def _figures(view: SectionView, case: CaseView) -> list[Any]:
-    return figures(view.section, case.case, case.gains, case.scaled)
+def _figures(view: SectionView, case: CaseView) -> dict[str, Figure]:
+    """By the last word of their names."""
+    found = figures(view.section, case.case, case.gains, case.scaled)
+    return {figure.name.rsplit("-", 1)[1]: figure for figure in found}
 
 
 def test_several_gpus_are_held_against_the_reference_on_one_of_them(tmp_path: Path) -> None:

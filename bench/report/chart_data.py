@@ -1,34 +1,54 @@
-"""What the charts of one use case are drawn from: plain rows, one a mark."""
+"""What the charts of one use case are drawn from: plain rows, one a mark.
+
+``row`` is the id by which marks of one stack find each other, ``label`` its name, ``value`` what is printed
+beside it, and ``tone`` how loud: ``best``, ``plain`` or ``weak``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
+from bench.matrix import Row
+from bench.record import Code
 from bench.report import names
-from bench.report.gains import Gains
+from bench.report.gains import Layer
 from bench.report.gpu_time import gpu_time
+from bench.report.groups import may_win
 from bench.report.matrix_table import memory_gb
 from bench.report.pool import Measurement
 from bench.report.scaling import Scaled
+from bench.report.text import number, percent, quantile, ratio
+from bench.verdicts import Verdict
 
 MOST_STACKS = 20
-"""A chart shows the fastest; the table beside it shows all."""
+"""A chart shows the fastest, the reference and the baseline; the table beside it shows all."""
 MOST_DOTS = 21
 """Requests drawn a stack: evenly spaced order statistics, smallest and largest among them."""
-MOST_LETTERS = 44
-"""Longer names end in an ellipsis; the table has them whole."""
+OVERLAP_FROM = 0.02
+"""Of a request. Less is the difference between the profiled request and the others."""
 
 Rows = list[dict[str, Any]]
 
 
-def shortened(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"
+def drawn(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Of those with numbers, fastest first, the ones that a chart has room for."""
+    measured = [each for each in measurements if each.cell()]
+    return [
+        each
+        for index, each in enumerate(measured)
+        if index < MOST_STACKS or each.row.is_reference or each.row.is_baseline
+    ]
 
 
-def _label(measurement: Measurement) -> str:
-    role = names.role(measurement.row)
-    return shortened(names.stack(measurement.row) + (f" ({role})" if role else ""))
+def label(row: Row) -> str:
+    role = "speed only" if row.skips_by_schedule else names.role(row)
+    return names.stack(row) + (f" ({role})" if role else "")
+
+
+def _named(measurement: Measurement) -> dict[str, str]:
+    return {"row": measurement.row.row, "label": label(measurement.row)}
 
 
 def latency_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
@@ -39,11 +59,14 @@ def latency_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows
         if cell is None:
             continue
         latency = cell.latency
-        common = {"stack": _label(each), "best": each is best}
-        rows.extend({**common, "seconds": round(value, 6)} for value in thinned(latency.raw))
+        told: dict[str, Any] = {"value": quantile(latency.p50, latency), "tone": "weak"}
         if latency.p50.supported:
             low, high = latency.p50.ci95 or (None, None)
-            rows.append({**common, "p50": latency.p50.value, "low": low, "high": high})
+            told |= {"p50": latency.p50.value, "low": low, "high": high}
+            told |= {"value": f"{told['value']} s", "tone": "best" if each is best else "plain"}
+            told |= {"reference": latency.p50.value} if each.row.is_reference else {}
+        rows.append(_named(each) | told)
+        rows.extend(_named(each) | {"seconds": round(value, 6)} for value in thinned(latency.raw))
     return rows
 
 
@@ -54,76 +77,87 @@ def thinned(values: Sequence[float]) -> list[float]:
     return [ordered[round(index * (len(ordered) - 1) / (MOST_DOTS - 1))] for index in range(MOST_DOTS)]
 
 
+MOMENTS = ("steady request, p50", "first request", "warm-up, all requests")
+
+
 def life_rows(shown: Sequence[Measurement]) -> Rows:
     rows: Rows = []
     for each in shown:
         result, cell = each.latest, each.cell()
-        moments = {
-            "warm-up, all requests": sum(result.warmup.seconds) if result.warmup else None,
-            "first request": result.first_request_seconds,
-            "steady request, p50": cell.latency.p50.value if cell and cell.latency.p50.supported else None,
-        }
-        rows.extend(
-            {"stack": _label(each), "moment": moment, "seconds": seconds}
-            for moment, seconds in moments.items()
-            if seconds
-        )
+        steady = cell.latency.p50.value if cell and cell.latency.p50.supported else None
+        warmup = sum(result.warmup.seconds) if result.warmup else None
+        moments = zip(MOMENTS, (steady, result.first_request_seconds, warmup), strict=True)
+        rows.extend(_named(each) | {"series": name, "x": seconds} for name, seconds in moments if seconds)
     return rows
 
 
-def memory_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
-    return [
-        {
-            "stack": _label(each),
-            "best": each is best,
-            "cell": f"{cell.users}×{cell.images}",
-            "memory": peak,
-            "images": cell.throughput_images_per_s,
-        }
-        for each in shown
-        for cell in each.cells.values()
-        if (peak := memory_gb(cell)) is not None and cell.throughput_images_per_s is not None
-    ]
-
-
 def kernel_rows(shown: Sequence[Measurement]) -> Rows:
-    """One row a kind of kernel, and one for the time in which the GPU idled."""
+    """One row a kind of kernel and one for the time in which the GPU idled; the request's own time stands in
+    each first row of a stack."""
     rows: Rows = []
     for each in shown:
         spent = gpu_time(each)
         if spent is None:
             continue
-        seconds = {**spent.seconds_by_kind, "idle": spent.idle_seconds}
+        if spent.service_seconds is not None:
+            over = spent.overlap_seconds
+            beside = f"{number(over)} s overlap · " if over > OVERLAP_FROM * spent.service_seconds else ""
+            value = f"{beside}{number(spent.service_seconds)} s"
+            rows.append(_named(each) | {"service": spent.service_seconds, "value": value})
+        parts = spent.seconds_by_kind | {"idle": spent.idle_seconds or 0.0}
         rows.extend(
-            {"stack": _label(each), "kind": kind, "seconds": round(value, 6)}
-            for kind, value in seconds.items()
-            if value
+            _named(each) | {"kind": kind, "seconds": round(seconds, 6)}
+            for kind, seconds in parts.items()
+            if seconds
         )
     return rows
 
 
-def quality_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:
+def memory_rows(shown: Sequence[Measurement]) -> Rows:
+    """A dot a cell, that with most images a second first; empty where there is nothing to compare."""
+    rows: Rows = []
+    for each in shown:
+        dots: Rows = [
+            {
+                "cell": f"{cell.users}×{cell.images}",
+                "x": peak,
+                "y": cell.throughput_images_per_s,
+                "may_win": may_win(each) and cell.code is Code.OK,
+            }
+            for cell in each.cells.values()
+            if (peak := memory_gb(cell)) is not None and cell.throughput_images_per_s is not None
+        ]
+        rows.extend(_named(each) | dot for dot in sorted(dots, key=itemgetter("y"), reverse=True))
+    return rows if len(rows) > 1 else []
+
+
+def quality_rows(shown: Sequence[Measurement]) -> Rows:
+    """Empty where there is nothing to compare."""
     rows: Rows = []
     for each in shown:
         cell = each.cell()
         error = 0.0 if each.row.is_reference else each.quality and each.quality.latent_relative_error
         if cell and cell.latency.p50.supported and error is not None:
-            p50 = cell.latency.p50.value
-            rows.append({"stack": _label(each), "best": each is best, "p50": p50, "error": error})
-    return rows
+            tier = each.quality.tier if each.quality else "reference"
+            dot = {"cell": tier, "x": cell.latency.p50.value, "y": error, "may_win": may_win(each)}
+            rows.append(_named(each) | dot)
+    return rows if len(rows) > 1 else []
 
 
-def gain_rows(gains: Gains) -> Rows:
+def gain_rows(layers: Sequence[Layer]) -> Rows:
     rows: Rows = []
-    for layer in gains.layers[:MOST_STACKS]:
-        bounds = layer.gain.ratio.interval()
+    for layer in layers:
+        gain, measured = layer.gain, layer.measurement.row
+        low, high = gain.ratio.interval() or (None, None)
         rows.append(
             {
-                "layer": shortened(names.layer(layer.measurement.row, layer.parent.row)),
-                "gain": layer.gain.ratio.value,
-                "low": bounds[0] if bounds else None,
-                "high": bounds[1] if bounds else None,
-                "faster": layer.gain.verdict == "FASTER",
+                "row": measured.row,
+                "label": names.layer(measured, layer.parent.row),
+                "gain": gain.ratio.value,
+                "low": low,
+                "high": high,
+                "value": ratio(gain.ratio.value),
+                "tone": {Verdict.FASTER: "best", Verdict.SLOWER: "plain"}.get(gain.verdict, "weak"),
             }
         )
     return rows
@@ -135,17 +169,27 @@ BASES = ("same stack on one GPU", "fastest lossless stack on one GPU")
 
 def efficiency_rows(scaled: Sequence[Scaled]) -> Rows:
     rows: Rows = []
-    for each in scaled[:MOST_STACKS]:
-        for basis, one in zip(BASES, (each.own, each.best), strict=True):
-            share = each.efficiency(one)
-            if share is not None:
-                rows.append({"stack": _label(each.measurement), "basis": basis, "percent": 100 * share})
+    for each in scaled:
+        shares = {name: each.efficiency(one) for name, one in zip(BASES, (each.own, each.best), strict=True)}
+        percents = {name: None if share is None else 100 * share for name, share in shares.items()}
+        told = " / ".join(map(percent, percents.values())) + " %"
+        rows.extend(_series(each.measurement, percents, told))
     return rows
 
 
 def throughput_rows(scaled: Sequence[Scaled]) -> Rows:
-    return [
-        {"stack": _label(each.measurement), "users": users, "images": images}
-        for each in scaled[:MOST_STACKS]
-        for users, images in each.throughputs().items()
-    ]
+    """Empty where no replicas were measured: there is nothing to hold the others against."""
+    if not any(each.throughputs() and not each.shares_requests for each in scaled):
+        return []
+    rows: Rows = []
+    for each in scaled:
+        found = each.throughputs()
+        images = {f"{users} users": found.get(users) for users in (each.gpus, 2 * each.gpus)}
+        rows.extend(_series(each.measurement, images, " / ".join(map(number, images.values()))))
+    return rows
+
+
+def _series(measurement: Measurement, points: Mapping[str, float | None], told: str) -> Rows:
+    """One row a point, after the one with what is printed; none without any point."""
+    rows = [_named(measurement) | {"series": name, "x": x} for name, x in points.items() if x is not None]
+    return [_named(measurement) | {"value": told}, *rows] if rows else []

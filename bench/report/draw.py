@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.record import write_atomically
-from bench.report.charts import ACCENT, GRID, INK, MARK, MUTED, PAPER, Figure
+from bench.report.charts import Figure
+from bench.report.text import sentence
+from bench.report.theme import (
+    ACCENT,
+    FONT,
+    FONT_SIZE,
+    GRID,
+    IDLE,
+    INK,
+    LETTER_WIDTH,
+    MARK,
+    MUTED,
+    PAPER,
+    WIDTH,
+)
 
 PAGE_COLOURS = {
     INK: "var(--ink)",
@@ -18,19 +34,24 @@ PAGE_COLOURS = {
     GRID: "var(--line)",
     MARK: "var(--mark)",
     ACCENT: "var(--accent)",
-    PAPER: "none",
+    PAPER: "var(--paper)",
+    IDLE: "var(--idle)",
 }
 """A chart in a page takes the page's colours, light or dark."""
 
 PNG_SCALE = 1.5
-PNG_COLOURS = 32
+PNG_COLOURS = 64
 """Few hues and their anti-aliasing: a palette makes the file a fifth as large."""
+TITLE_SIZE = 14
+LINE_HEIGHT = 17
+"""Of the words above a chart."""
 
 
 @contextmanager
 def drawing(folder: Path) -> Iterator[Callable[[Figure], Future[str]]]:
-    """Yields what draws a figure in another process: its SVG and PNG in ``folder``, and the SVG returned. A
-    chart takes about a quarter of a second, so all processors share them while the caller goes on."""
+    """Yields what draws a figure in another process: its SVG and PNG in ``folder``, and the SVG returned
+    without the words above it. A chart takes about a quarter of a second, so all processors share them while
+    the caller goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor() as pool:
         yield lambda figure: pool.submit(_draw, folder, figure)
@@ -41,8 +62,9 @@ def _draw(folder: Path, figure: Figure) -> str:
     from PIL import Image
 
     svg = shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))
-    write_atomically(folder / f"{figure.name}.svg", svg + "\n")
-    with Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=PNG_SCALE))) as image:
+    whole = headed(figure, svg)
+    write_atomically(folder / f"{figure.name}.svg", whole + "\n")
+    with Image.open(io.BytesIO(vl_convert.svg_to_png(whole, scale=PNG_SCALE))) as image:
         few_colours = image.quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few_colours.save(folder / f"{figure.name}.png")
     return svg
@@ -56,6 +78,33 @@ def shortened(svg: str) -> str:
 
 def _rounded(coordinates: str) -> str:
     return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", coordinates)
+
+
+def headed(figure: Figure, svg: str) -> str:
+    """The chart below its own words: as a file it must say what it is of. A page has them as text."""
+    width, height = (float(size) for size in re.findall(r'\b(?:width|height)="([\d.]+)"', svg)[:2])
+    words = _wrapped(figure.title, TITLE_SIZE, INK, "bold")
+    for told in (figure.scope, figure.measured, figure.note):
+        words += _wrapped(sentence(told), FONT_SIZE, MUTED, "normal")
+    below = LINE_HEIGHT * (len(words) + 0.5)
+    lines = "".join(
+        f'<text x="3" y="{LINE_HEIGHT * line}" {each}</text>' for line, each in enumerate(words, 1)
+    )
+    size = f'width="{width:g}" height="{height + below:g}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width:g} {height + below:g}"'
+        f' font-family="{FONT}"><rect {size} fill="{PAPER}"/>{lines}'
+        f'{svg.replace("<svg ", f"""<svg y="{below:g}" """, 1)}</svg>'
+    )
+
+
+def _wrapped(text: str, size: int, colour: str, weight: str) -> list[str]:
+    """What follows the place of each line's ``text`` element."""
+    letters = int(WIDTH / (LETTER_WIDTH * size / FONT_SIZE * (1.1 if weight == "bold" else 1)))
+    return [
+        f'font-size="{size}" font-weight="{weight}" fill="{colour}">{html.escape(line, quote=False)}'
+        for line in textwrap.wrap(text, letters)
+    ]
 
 
 def inline(name: str, svg: str) -> str:

@@ -25,7 +25,8 @@ INDEX = "index.html"
 @dataclass(frozen=True)
 class InlineFigure:
     title: str
-    subtitle: str
+    scope: str
+    note: str
     svg: str
 
 
@@ -130,7 +131,8 @@ def sortable(value: float | str | None) -> str:
 def _detail(view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapping[str, str]) -> Detail:
     return Detail(
         figures=tuple(
-            InlineFigure(each.title, each.subtitle, inline(each.name, svgs[each.name])) for each in figures
+            InlineFigure(each.title, each.scope, each.note, inline(each.name, svgs[each.name]))
+            for each in figures
         ),
         samples=samples(view.section, case.case),
         timelines=tuple(_timelines(case)),

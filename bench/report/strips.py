@@ -1,0 +1,158 @@
+"""Charts with one line a stack: its name and its number, and its marks below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from bench.kernel_kinds import HINTS
+from bench.report.chart_data import BASES, MOMENTS, Rows
+from bench.report.theme import (
+    ACCENT,
+    DATA,
+    INK,
+    KIND_COLOURS,
+    MARK,
+    PAPER,
+    decades,
+    lines,
+    strips,
+    tone,
+    values,
+)
+
+LOG_FROM_RATIO = 3.0
+"""A wider range of latencies than this is drawn on a logarithmic axis."""
+LEAST_GAIN_SHOWN = 0.05
+"""The axis of gains reaches at least so far to both sides of 1: noise shall not look like a gain."""
+
+BAR = "M-0.3,-1.6L0.3,-1.6L0.3,1.6L-0.3,1.6Z"
+"""A shape whose ends are seen even where another mark lies upon it."""
+STYLES = ((ACCENT, BAR), (INK, "circle"), (MARK, "square"))
+"""(colour, shape) of the first series of a chart, the second, the third."""
+
+
+def latency(data: Rows) -> alt.TopLevelMixin:
+    seconds = [row["seconds"] for row in data if "seconds" in row]
+    wide = max(seconds) > LOG_FROM_RATIO * min(seconds)
+    title = "seconds per request, one user, one image"
+    title += ", logarithmic" if wide else ""
+    title += "; dashed: the reference" if any("reference" in row for row in data) else ""
+    scale = alt.Scale(type="log" if wide else "linear", zero=False, nice=False, padding=8)
+    x = alt.X("seconds:Q", title=title, scale=scale, axis=decades(seconds) if wide else alt.Axis(tickCount=6))
+    base, y = alt.Chart(DATA), lines(data)
+    medians = base.transform_filter("isValid(datum.p50)")
+    return strips(
+        alt.layer(
+            base.transform_filter("isValid(datum.reference)")
+            .mark_rule(color=MARK, strokeDash=[4, 3])
+            .encode(x="reference:Q"),
+            base.transform_filter("isValid(datum.seconds)")
+            .mark_tick(color=MARK, opacity=0.6, thickness=1.2, size=10)
+            .encode(x=x, y=y),
+            medians.mark_rule(strokeWidth=3).encode(x="low:Q", x2="high:Q", y=y, color=tone()),
+            medians.mark_point(filled=True, size=50, opacity=1).encode(x="p50:Q", y=y, color=tone()),
+            values(data, tone()),
+        ),
+        data,
+    )
+
+
+def life(data: Rows) -> alt.TopLevelMixin:
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    axis = decades([row["x"] for row in data])
+    return strips(
+        _series(data, MOMENTS, alt.X("x:Q", title="seconds, logarithmic", scale=scale, axis=axis)), data
+    )
+
+
+def kernels(data: Rows) -> alt.TopLevelMixin:
+    kinds = [*HINTS, "idle"]
+    present = [kind for kind in kinds if any(row.get("kind") == kind for row in data)]
+    colour = alt.Scale(domain=present, range=[KIND_COLOURS[kind] for kind in present])
+    base, y = alt.Chart(DATA), lines(data)
+    title = "seconds of one request, one image; line: how long it takes"
+    return strips(
+        alt.layer(
+            base.transform_filter("isValid(datum.kind)")
+            .transform_calculate(rank=f"indexof({kinds}, datum.kind)")
+            .mark_bar(height=11, stroke=PAPER, strokeWidth=0.5)
+            .encode(
+                x=alt.X("seconds:Q", title=title, axis=alt.Axis(tickCount=6)),
+                y=y,
+                color=alt.Color("kind:N", scale=colour, legend=alt.Legend(columns=4)),
+                order=alt.Order("rank:Q"),
+            ),
+            base.transform_filter("isValid(datum.service)")
+            .mark_tick(color=INK, opacity=1, thickness=2, size=17)
+            .encode(x="service:Q", y=y),
+            values(data),
+        ),
+        data,
+    )
+
+
+def layers(data: Rows) -> alt.TopLevelMixin:
+    ends = [row[name] for row in data for name in ("gain", "low", "high") if row[name] is not None]
+    domain = [min(*ends, 1 - LEAST_GAIN_SHOWN), max(*ends, 1 + LEAST_GAIN_SHOWN)]
+    scale = alt.Scale(domain=domain, zero=False, nice=False, padding=8)
+    x = alt.X(
+        "gain:Q",
+        title="times as fast as its parent; grey: not certain",
+        scale=scale,
+        axis=alt.Axis(tickCount=6),
+    )
+    base, y = alt.Chart(DATA), lines(data)
+    return strips(
+        alt.layer(
+            _rule(1),
+            base.transform_filter("isValid(datum.low)")
+            .mark_rule(strokeWidth=3)
+            .encode(x="low:Q", x2="high:Q", y=y, color=tone()),
+            base.mark_point(filled=True, size=50, opacity=1).encode(x=x, y=y, color=tone()),
+            values(data, tone()),
+        ),
+        data,
+    )
+
+
+def efficiency(data: Rows) -> alt.TopLevelMixin:
+    """All GPUs at work all the time would be 100 %."""
+    scale = alt.Scale(
+        domain=[0, max(100.0, *(row["x"] for row in data if "x" in row))], nice=False, padding=6
+    )
+    x = alt.X("x:Q", title="T1 ÷ (N × TN), per cent", scale=scale, axis=alt.Axis(tickCount=6))
+    return strips(alt.layer(_rule(100), _series(data, BASES, x), values(data)), data)
+
+
+def throughput(data: Rows) -> alt.TopLevelMixin:
+    names = list(dict.fromkeys(row["series"] for row in data if "series" in row))
+    scale = alt.Scale(domainMin=0, padding=6)
+    x = alt.X("x:Q", title="images per second, one image a request", scale=scale, axis=alt.Axis(tickCount=6))
+    return strips(alt.layer(_series(data, names, x), values(data)), data)
+
+
+def _series(data: Rows, names: Sequence[str], x: alt.X) -> alt.Chart:
+    """``names`` are those of the styles; what has no point is not in the legend."""
+    styles = {
+        name: style
+        for name, style in zip(names, STYLES, strict=False)
+        if any(row.get("series") == name for row in data)
+    }
+    colours, shapes = zip(*styles.values(), strict=True)
+    return (
+        alt.Chart(DATA)
+        .transform_filter("isValid(datum.x)")
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(
+            x=x,
+            y=lines(data),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(styles), range=list(colours))),
+            shape=alt.Shape("series:N", scale=alt.Scale(domain=list(styles), range=list(shapes))),
+        )
+    )
+
+
+def _rule(x: float) -> alt.Chart:
+    return alt.Chart(alt.Data(values=[{}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(x))
