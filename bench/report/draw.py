@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench.record import write_atomically
@@ -53,7 +54,8 @@ def drawing(folder: Path) -> Iterator[Callable[[Figure], Future[str]]]:
     without the words above it. A chart takes about a quarter of a second, so all processors share them while
     the caller goes on."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor() as pool:
+    # Not forked: where other threads run, a fork may wait for ever for a lock that one of them held.
+    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
         yield lambda figure: pool.submit(_draw, folder, figure)
 
 
