@@ -215,7 +215,14 @@ def test_each_gpu_runs_the_added_reference_of_the_use_cases_that_it_takes(tmp_pa
         assert "12" not in there or "11" in there
 
 
-def test_gpus_run_the_reference_that_another_gpu_of_the_machine_has_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "order"),
+    [("GPU-2", ["1", "11", "13", "2", "12", "1"]), ("GPU-1", ["1", "13", "2", "11", "12", "1"])],
+    ids=["of none of the rows", "of the wide row only"],
+)
+def test_gpus_run_the_reference_that_another_gpu_of_the_machine_has_done(
+    tmp_path: Path, gpu: str, order: list[str]
+) -> None:
     results = tmp_path / "results"
     wide = fake_row(row="13", hardware="h100x2", task="img2img", parallel="ulysses2")
     settings = Settings(results, "synthetic", QUICK, ((1, 1),))
@@ -223,14 +230,14 @@ def test_gpus_run_the_reference_that_another_gpu_of_the_machine_has_done(tmp_pat
         fingerprint = Wanting(settings, ONE_GPU).fingerprint(row)
         done = fake_result(row, fingerprint=fingerprint, budget="quick", shapes=((1, 1),), n=13)
         assert done.environment is not None
-        there = done.environment.model_copy(update={"host_id": "GPU-2"})
+        there = done.environment.model_copy(update={"host_id": gpu})
         write_attempt(results, done.model_copy(update={"environment": there}), images=True, telemetry=False)
-    chosen = [MATRIX[1], MATRIX[2], wide]
+    chosen = [MATRIX[1], MATRIX[5], wide]
     driver = start_driver(results, chosen, MATRIX, gpus=3)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 0, said
     assert "3 rows chosen and 2 references added, 3 to run" in said
-    assert ran(results)[2:] == ["1", "11", "13", "2", "3", "1"], "those of GPU-2 were there before"
+    assert ran(results)[2:] == order, "the first two were there before"
 
 
 def test_finalists_run_their_reference_as_often_as_the_budget_asks(tmp_path: Path) -> None:

@@ -170,10 +170,11 @@ def make_plan(rows: Sequence[Row], wanting: Wanting, matrix: Iterable[Row] = ())
     needed = references_of(watched(decisions.values()), matrix)
     added = {row.row: decided(row) for row in needed if row.row not in decisions}
     decisions |= added
-    groups = {item.row.group for item in decisions.values() if item.action is Action.RUN}
+    to_run = {item.row.group for item in decisions.values() if item.action is Action.RUN}
     for item in list(decisions.values()):
-        if item.row.is_reference and item.row.group in groups and not pasts[item.row.row].has_pictures():
-            decisions[item.row.row] = with_pictures(item, wanting.settings.cells_of(item.row)[:1])
+        if item.row.is_reference and item.row.group in to_run:
+            cells = wanting.settings.cells_of(item.row)[:1]
+            decisions[item.row.row] = with_pictures(item, pasts[item.row.row], cells)
     in_order = [decisions[row.row] for row in by_value(item.row for item in decisions.values())]
     return Plan(in_order, Estimates.from_pasts(pasts), frozenset(added))
 
@@ -186,9 +187,9 @@ def watched(decisions: Iterable[Decision]) -> Iterator[Row]:
             yield item.row
 
 
-def with_pictures(reference: Decision, cells: tuple[CellShape, ...]) -> Decision:
-    """Run once more for pictures, where it is done without."""
-    if reference.action not in (Action.DONE, Action.MARKED):
+def with_pictures(reference: Decision, past: history.Past, cells: tuple[CellShape, ...]) -> Decision:
+    """Run once more for its pictures, where it is done and they are gone."""
+    if reference.action not in (Action.DONE, Action.MARKED) or past.has_pictures():
         return reference
     reason = "measured, but its pictures are gone, and those of the other rows are compared with them"
     return replace(reference, action=Action.RUN, reason=reason, cells=cells, repeated=True)
