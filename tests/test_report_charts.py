@@ -109,7 +109,7 @@ def test_the_reference_and_the_baseline_are_drawn_however_slow_they_are(tmp_path
     drawn = dict.fromkeys(row["label"] for row in latency.data)
     assert len(drawn) == MOST_STACKS + 2
     assert list(drawn)[-2:] == ["bf16 (reference)", "fp32 (baseline)"]
-    assert latency.note == "3 slower stacks in the tables only"
+    assert latency.note.endswith("; 3 slower stacks in the tables only")
 
 
 def test_a_chart_file_says_what_it_is_of_and_when_it_was_measured(tmp_path: Path) -> None:
@@ -175,6 +175,16 @@ def test_names_of_dots_cover_no_other_name_and_stay_on_the_plot(places: list[tup
     ]
     assert all(round(one.overlap(other)) == 0 for one, other in itertools.combinations(boxes, 2))
     assert all(round(box.outside(400, 400)) == 0 for box in boxes)
+
+
+def test_noise_is_not_drawn_as_wide_as_a_difference() -> None:
+    stack = {"row": "1", "label": "bf16", "value": ""}
+    latency: Rows = [stack | {"seconds": 5.00 + index / 1000} for index in range(9)]
+    gains: Rows = [stack | {"gain": 1.001, "low": 0.999, "high": 1.003, "tone": "weak"}]
+    for definition, data in ((strips.latency, latency), (strips.layers, gains)):
+        told = texts(svg_of(Figure("noise", "", "", "", "", definition, data)))
+        ticks = [float(text) for text in told if re.fullmatch(r"[\d.]+", text)]
+        assert max(ticks) > 1.03 * min(ticks)
 
 
 def test_series_that_may_coincide_differ_in_shape() -> None:

@@ -29,6 +29,8 @@ from bench.report.pool import measured
 from bench.report.scaling import Scaled
 from bench.report.text import plural
 
+LATENCY = "dot: median; bar: its 95 % CI; ticks: requests"
+GAINS = "bar: 95 % CI"
 KERNELS_OF_SEVERAL = (
     "a bar beyond its line: kernels that ran beside each other count each; a bar short of it: waiting for"
     " another GPU"
@@ -66,10 +68,10 @@ def figures(section: Section, case: UseCase, gains: Gains, scaled: Sequence[Scal
     best, dots, near = fastest(case.measurements), memory_rows(shown), quality_rows(shown)
     shared = KERNELS_OF_SEVERAL if section.row.gpu_count > 1 else ""
     charts: list[tuple[str, str, Rows, Callable[[Rows], alt.TopLevelMixin], str]] = [
-        ("latency", "Latency distribution", latency_rows(shown, best), strips.latency, ""),
+        ("latency", "Latency distribution", latency_rows(shown, best), strips.latency, LATENCY),
         ("life", "Warm-up, first and steady requests", life_rows(shown), strips.life, ""),
         ("kernels", "Where the GPU's time goes", kernel_rows(shown), strips.kernels, shared),
-        ("gains", "Gains by layer", gain_rows(layers), strips.layers, ""),
+        ("gains", "Gains by layer", gain_rows(layers), strips.layers, GAINS),
         ("scaling", "Scaling efficiency", efficiency_rows(several), strips.efficiency, ""),
         ("throughput", "Throughput against replicas", throughput_rows(several), strips.throughput, ""),
         ("memory", "Throughput against memory", dots, scatter.memory, scatter.note(dots)),

@@ -6,7 +6,6 @@ replaces them by the page's variables where a chart stands inline.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +32,8 @@ colour-blind readers; all but the last are the same on light and dark paper."""
 
 WIDTH = 460
 """Pixels. A phone shows it whole, at four fifths."""
+PADDING = 3
+"""Around the whole chart."""
 ROW_HEIGHT = 33
 """Of one stack: its name, and its marks below."""
 LABEL_RISE = 15
@@ -48,37 +49,43 @@ DATA = alt.NamedData("rows")
 
 def lines(data: Rows) -> alt.Y:
     """The vertical axis of a chart with one line a stack. What places it is the row's id, so that no two
-    stacks share a line; the name stands above, whole, over the full width."""
-    labels = {row["row"]: row["label"] for row in data}
-    axis = alt.Axis(
-        labelExpr=f"({json.dumps(labels, ensure_ascii=False)})[datum.value]",
-        labelAlign="left",
-        labelPadding=0,
-        labelOffset=-LABEL_RISE,
-        labelColor=INK,
-        tickSize=0,
-        grid=True,
-    )
-    return alt.Y("row:N", title=None, scale=alt.Scale(domain=list(labels)), axis=axis)
+    stacks share a line."""
+    order = list(dict.fromkeys(row["row"] for row in data))
+    return alt.Y("row:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False, grid=True))
 
 
-def values(data: Rows, tone: alt.Color | None = None) -> alt.Chart:
-    """What is printed of each stack, at the end of the line with its name."""
-    mark = (
-        alt.Chart(DATA)
-        .transform_filter("isValid(datum.value)")
-        .mark_text(align="right", dy=-LABEL_RISE, fontSize=FONT_SIZE, fontWeight=600)
+def words(data: Rows) -> tuple[alt.Chart, alt.Chart, alt.Chart]:
+    """What stands above a stack's marks, as layers: room in which no grid runs through the words; the name,
+    whole; at the end of its line what is printed of the stack."""
+    stacks = {row["row"]: row for row in reversed(data)}
+    told = [
+        {
+            **{name: row[name] for name in ("row", "label")},
+            "value": row.get("value", ""),
+            "colour": TONES[row.get("tone", "plain")],
+        }
+        for row in stacks.values()
+    ]
+    base = alt.Chart(alt.Data(values=told)).encode(y=lines(data))
+    room = base.mark_rule(color=PAPER, strokeWidth=LABEL_RISE, yOffset=-LABEL_RISE, clip=True)
+    name = base.mark_text(align="left", dy=-LABEL_RISE, fontSize=FONT_SIZE, color=INK)
+    value = base.mark_text(align="right", dy=-LABEL_RISE, fontSize=FONT_SIZE, fontWeight=600)
+    return (
+        room.encode(x=alt.value(0), x2=alt.value(WIDTH)),
+        name.encode(x=alt.value(0), text="label:N"),
+        value.encode(x=alt.value(WIDTH), text="value:N", color=alt.Color("colour:N", scale=None)),
     )
-    return mark.encode(x=alt.value(WIDTH), y=lines(data), text="value:N", color=tone or alt.value(INK))
 
 
 def tone() -> alt.Color:
     return alt.Color("tone:N", scale=alt.Scale(domain=list(TONES), range=list(TONES.values())), legend=None)
 
 
-def strips(chart: Any, data: Rows) -> alt.TopLevelMixin:
-    """The layout of a chart with one line a stack."""
+def strips(data: Rows, *marks: alt.Chart, behind: Sequence[alt.Chart] = ()) -> alt.TopLevelMixin:
+    """A chart with one line a stack. What is ``behind`` runs through all lines, but not through the words."""
     stacks = len({row["row"] for row in data})
+    room, *told = words(data)
+    chart = alt.layer(*behind, room, *marks, *told)
     return themed(chart.properties(width=WIDTH, height=ROW_HEIGHT * stacks))
 
 
@@ -87,7 +94,7 @@ def themed(chart: Any) -> alt.TopLevelMixin:
     axis = {"domain": False, "ticks": False, "gridColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
     text = {"labelFontSize": FONT_SIZE, "titleFontSize": FONT_SIZE, "labelLimit": 0}
     return (
-        chart.configure(font=FONT, background=PAPER, aria=False, padding=3)
+        chart.configure(font=FONT, background=PAPER, aria=False, padding=PADDING)
         .configure_view(stroke=None)
         .configure_axis(**axis, **text, labelOverlap=False, titleFontWeight=400)
         .configure_legend(**text, labelColor=INK, titleColor=MUTED, orient="top", title=None, **symbols)
