@@ -11,14 +11,15 @@ ln(a) + ln(b) - ln(base) - ln(both). Two sources of error stand beside each othe
 * between processes: Student's t over the medians of processes, one variance for all sides, for the process
   is the unit that is repeated (Kalibera and Jones, *Rigorous Benchmarking in Reasonable Time*, 2013).
 
-With fewer than two processes a side the second cannot be seen, and the host's reference-to-reference
-spread is added to the interval instead. All values must come from one host; the caller sees to that.
+With fewer than two processes a side the second cannot be seen there, and how far equal processes of the
+host's references may be apart is added to the interval instead. All values must come from one host; the
+caller sees to that.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -131,10 +132,14 @@ def paired_speedup(
     return _contrast(sides[:1], sides[1:], spread, _median_correlation(reference, candidate))
 
 
-def reference_spread(medians: Sequence[float]) -> float | None:
-    """Largest log ratio between medians of the reference in different processes on one host; None with
-    fewer than two."""
-    return math.log(max(medians) / min(medians)) if len(medians) > 1 else None
+def reference_spread(cells: Iterable[Sequence[float]]) -> float | None:
+    """How far two processes that do the same may be apart on one host, as a log ratio that 95 % of such pairs
+    stay below; None where no cell of the reference ran in two processes. ``cells``: of each cell the
+    processes' medians. The range of a few would promise too much."""
+    squares, degrees = _scatter([[math.log(median) for median in medians] for medians in cells])
+    if not degrees:
+        return None
+    return _score(degrees, (1 + config.CONFIDENCE) / 2) * math.sqrt(2 * squares / degrees)
 
 
 def _contrast(
@@ -169,14 +174,20 @@ def _combined(arms: Sequence[float], correlation: float) -> float:
 
 def _between_processes(sides: Sequence[Side]) -> Error:
     """Of the sum of the sides' mean log medians, with one variance for all sides."""
-    squares, degrees = 0.0, 0
-    for side in sides:
-        logs = side.log_medians
-        mean = math.fsum(logs) / len(logs)
-        squares += math.fsum((value - mean) ** 2 for value in logs)
-        degrees += len(logs) - 1
+    squares, degrees = _scatter([side.log_medians for side in sides])
     error = math.sqrt(squares / degrees * sum(1 / len(side.runs) for side in sides))
     return Error(error, error, degrees)
+
+
+def _scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Sum of squares around the groups' own means, and its degrees of freedom."""
+    squares, degrees = 0.0, 0
+    for values in groups:
+        if values:
+            mean = math.fsum(values) / len(values)
+            squares += math.fsum((value - mean) ** 2 for value in values)
+            degrees += len(values) - 1
+    return squares, degrees
 
 
 def _median_correlation(first: Sequence[float], second: Sequence[float]) -> float:

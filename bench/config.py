@@ -83,7 +83,7 @@ class ComparisonRule:
     smallest_effect: float = 0.015
     """A ratio whose CI lies within 1 +- this is SAME."""
     processes_a_side: int = 2
-    """With fewer, the spread between the host's references is added to the CI."""
+    """With fewer, how far the host's references may be apart is added to the CI."""
     reference_drift: float = 0.02
     """Neighbouring references further apart than this make the rows between them ``suspect``."""
     reference_every: int = 8

@@ -56,9 +56,9 @@ def test_one_process_a_side_needs_the_spread_between_references() -> None:
     assert unknown.interval() is None
     assert "one reference" in unknown.missing
     assert verdicts.verdict(unknown) is Verdict.AMBIGUOUS
-    quiet = compare.speedup(reference, candidate, spread=compare.reference_spread([5.25, 5.26]))
+    quiet = compare.speedup(reference, candidate, spread=compare.reference_spread([[5.25, 5.26]]))
     assert verdicts.verdict(quiet) is Verdict.FASTER
-    restless = compare.speedup(reference, candidate, spread=compare.reference_spread([5.25, 5.6]))
+    restless = compare.speedup(reference, candidate, spread=compare.reference_spread([[5.25, 5.6]]))
     assert verdicts.verdict(restless) is Verdict.AMBIGUOUS
 
 

@@ -125,6 +125,25 @@ def test_processes_that_differ_are_covered_too(processes: int, between: float) -
     assert hits / TRIALS >= least()
 
 
+@pytest.mark.parametrize("references", [2, 4])
+@pytest.mark.parametrize("between", [0.004, 0.02])
+def test_one_process_of_the_candidate_is_covered_by_what_the_references_show(
+    references: int, between: float
+) -> None:
+    rng = np.random.default_rng([references, int(1000 * between)])
+
+    def side(median: float, processes: int) -> Side:
+        levels = median * rng.lognormal(0, between, processes)
+        return Side(tuple(tuple(level * rng.lognormal(0, 0.004, 18)) for level in levels))
+
+    hits = 0
+    for _ in range(TRIALS):
+        reference, candidate = side(1.3, references), side(1.0, 1)
+        spread = compare.reference_spread([[stats.median(run) for run in reference.runs]])
+        hits += holds(compare.speedup(reference, candidate, spread).interval(), 1.3)
+    assert hits / TRIALS >= least()
+
+
 def test_the_geometric_mean_of_use_cases_is_covered() -> None:
     rng = np.random.default_rng(7)
     gains = [1.1, 1.3, 1.6, 0.9]

@@ -45,7 +45,7 @@ class Gains:
 
     reference: Measurement | None
     spread: float | None
-    """The host's reference-to-reference spread, as a log ratio."""
+    """``compare.reference_spread`` of the host."""
     speedups: dict[tuple[str, Shape], Gain]
     """(row id, cell) -> gain over the reference's same cell."""
     layers: tuple[Layer, ...]
@@ -55,15 +55,14 @@ class Gains:
 
 
 def host_spread(section: Section) -> float | None:
-    """The widest disagreement between processes of a reference cell, over all use cases of the host."""
+    """From every cell of every reference of the host that ran in several processes."""
     references = (case.reference for case in section.use_cases)
-    spreads = [
-        reference_spread([stats.median(run) for run in cell.runs])
+    return reference_spread(
+        [stats.median(run) for run in cell.runs]
         for reference in references
         if reference
         for cell in reference.cells.values()
-    ]
-    return max((spread for spread in spreads if spread is not None), default=None)
+    )
 
 
 def gains(case: UseCase, spread: float | None, of_one_gpu: Measurement | None = None) -> Gains:

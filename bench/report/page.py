@@ -60,8 +60,8 @@ class SectionView:
         """How far equal processes differ here, and what follows for the speed-ups."""
         if self.spread is not None:
             return (
-                f"Spread between processes of the reference on this host: {100 * self.spread:.2f} %; it is"
-                " added to the interval of every speed-up from one process a side."
+                f"Two processes that do the same may be {100 * self.spread:.2f} % apart on this host (95 %,"
+                " from its references' processes); that is added to every interval from one process a side."
             )
         if any(view.case.reference for view in self.cases):
             return (
