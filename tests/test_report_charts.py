@@ -112,6 +112,13 @@ def test_the_reference_and_the_baseline_are_drawn_however_slow_they_are(tmp_path
     assert latency.note.endswith("; 3 slower stacks in the tables only")
 
 
+def test_only_marks_that_are_drawn_are_explained(tmp_path: Path) -> None:
+    write_attempt(tmp_path, fake_result(fake_row(row="2"), n=3, shapes=[(1, 1)]))
+    assert charts(tmp_path)["latency"].note == "ticks: requests"
+    write_attempt(tmp_path, fake_result(fake_row(row="3", vae="tiled"), shapes=[(1, 1)]))
+    assert charts(tmp_path)["latency"].note == "dot: median; bar: its 95 % CI; ticks: requests"
+
+
 def test_a_chart_file_says_what_it_is_of_and_when_it_was_measured(tmp_path: Path) -> None:
     write_attempt(tmp_path, fake_result(fake_row(row="2")))
     latency = charts(tmp_path)["latency"]

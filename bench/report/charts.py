@@ -29,8 +29,9 @@ from bench.report.pool import measured
 from bench.report.scaling import Scaled
 from bench.report.text import plural
 
-LATENCY = "dot: median; bar: its 95 % CI; ticks: requests"
-GAINS = "bar: 95 % CI"
+LATENCY_MARKS = {"p50": "dot: median", "low": "bar: its 95 % CI", "seconds": "ticks: requests"}
+GAIN_MARKS = {"low": "bar: 95 % CI"}
+"""Field of a row -> the mark that it is drawn as."""
 KERNELS_OF_SEVERAL = (
     "a bar beyond its line: kernels that ran beside each other count each; a bar short of it: waiting for"
     " another GPU"
@@ -65,13 +66,14 @@ def figures(section: Section, case: UseCase, gains: Gains, scaled: Sequence[Scal
     hidden = {each.row.row for each in case.measurements if each.cell() and each not in shown}
     layers = [each for each in gains.layers if each.measurement.row.row not in hidden]
     several = [each for each in scaled if each.measurement.row.row not in hidden]
-    best, dots, near = fastest(case.measurements), memory_rows(shown), quality_rows(shown)
+    spread, gained = latency_rows(shown, fastest(case.measurements)), gain_rows(layers)
+    dots, near = memory_rows(shown), quality_rows(shown)
     shared = KERNELS_OF_SEVERAL if section.row.gpu_count > 1 else ""
     charts: list[tuple[str, str, Rows, Callable[[Rows], alt.TopLevelMixin], str]] = [
-        ("latency", "Latency distribution", latency_rows(shown, best), strips.latency, LATENCY),
+        ("latency", "Latency distribution", spread, strips.latency, _marks(spread, LATENCY_MARKS)),
         ("life", "Warm-up, first and steady requests", life_rows(shown), strips.life, ""),
         ("kernels", "Where the GPU's time goes", kernel_rows(shown), strips.kernels, shared),
-        ("gains", "Gains by layer", gain_rows(layers), strips.layers, GAINS),
+        ("gains", "Gains by layer", gained, strips.layers, _marks(gained, GAIN_MARKS)),
         ("scaling", "Scaling efficiency", efficiency_rows(several), strips.efficiency, ""),
         ("throughput", "Throughput against replicas", throughput_rows(several), strips.throughput, ""),
         ("memory", "Throughput against memory", dots, scatter.memory, scatter.note(dots)),
@@ -91,6 +93,11 @@ def figures(section: Section, case: UseCase, gains: Gains, scaled: Sequence[Scal
         for name, title, data, definition, note in charts
         if data
     ]
+
+
+def _marks(data: Rows, marks: dict[str, str]) -> str:
+    """Those that are there."""
+    return "; ".join(mark for field, mark in marks.items() if any(row.get(field) is not None for row in data))
 
 
 def _measured(case: UseCase) -> str:

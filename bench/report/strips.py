@@ -84,7 +84,7 @@ def kernels(data: Rows) -> alt.TopLevelMixin:
         .encode(
             x=alt.X("seconds:Q", title=title, axis=FEW_TICKS),
             y=y,
-            color=alt.Color("kind:N", scale=colour, legend=alt.Legend(columns=4)),
+            color=alt.Color("kind:N", scale=colour, legend=alt.Legend(columns=4, symbolType="square")),
             order=alt.Order("rank:Q"),
         ),
         base.transform_filter("isValid(datum.service)")
