@@ -22,17 +22,28 @@ from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Result
 
 
 def check(wanted: Path, matrix: Iterable[Row]) -> Iterator[str]:
-    """``file: expectation`` for everything that fails at or below ``wanted``, in path order."""
+    """``file: expectation`` for everything that fails in ``attempts_of(wanted)`` and for results that stand
+    below ``wanted`` and nowhere, in path order."""
     results = layout.root_of(wanted)
     rows = {row.row: row for row in matrix}
-    folders = [folder for folder in layout.attempts(results) if folder.is_relative_to(wanted)]
+    folders = attempts_of(wanted)
     for folder in folders:
         yield from attempt_faults(results, folder, rows)
     known = set(folders)
-    for stray in sorted(wanted.rglob(layout.RESULT)):
-        outside = stray.relative_to(results).parts[0] in {"analysis", "demo"}
+    found = wanted.rglob(layout.RESULT) if wanted.is_dir() else iter([wanted])
+    for stray in sorted(path for path in found if path.name == layout.RESULT):
+        outside = stray.relative_to(results).parts[:1] in {("analysis",), ("demo",)}
         if stray.parent not in known and not outside:
             yield f"{stray}: stands nowhere in the tree of results (see bench/layout.py)"
+
+
+def attempts_of(wanted: Path) -> list[Path]:
+    """The attempts below a folder, or the one that a file or folder is part of."""
+    return [
+        folder
+        for folder in layout.attempts(layout.root_of(wanted))
+        if folder.is_relative_to(wanted) or wanted.is_relative_to(folder)
+    ]
 
 
 def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterator[str]:
@@ -170,12 +181,16 @@ def _fingerprint_faults(result: Result, row: Row, weights: str) -> Iterator[str]
 
 
 def run(wanted: Path, matrix: Iterable[Row], say: Callable[[str], None]) -> int:
-    """A line for each fault; 1 when there is one."""
+    """A line for each fault; 1 when there is one, 2 when there is nothing to check."""
     wanted = wanted.resolve()
     faults = 0
     for fault in check(wanted, matrix):
         say(fault)
         faults += 1
-    count = sum(folder.is_relative_to(wanted) for folder in layout.attempts(layout.root_of(wanted)))
+    count = len(attempts_of(wanted))
+    if not count and not faults:
+        looked_for = f"row-*/<weights>/<attempt>/{layout.RESULT}, laid out as in bench/layout.py"
+        say(f"{wanted}: nothing to check; it holds no attempt and is part of none ({looked_for})")
+        return 2
     say(f"{count} attempt{'s' * (count != 1)}, {faults or 'no'} fault{'s' * (faults != 1)}")
     return 1 if faults else 0

@@ -259,6 +259,33 @@ def test_the_command_names_faults_and_exits_with_1(tmp_path: Path) -> None:
     assert "1 attempt, 1 fault\n" in broken.output
 
 
+def test_a_file_stands_for_its_attempt(folder: Path) -> None:
+    (folder / "requests.jsonl").write_text("broken\n")
+    for name in ("result.json", "requests.jsonl", "log.txt"):
+        assert faults(folder / name) == faults(folder.parents[4]) != []
+
+
+@pytest.mark.parametrize("what", ["an empty folder", "a file of something else", "a weights folder by hand"])
+def test_nothing_to_check_is_an_error_that_says_what_was_looked_for(tmp_path: Path, what: str) -> None:
+    path = tmp_path / what
+    if "file" in what:
+        path.write_text("{}")
+    else:
+        (path / "synthetic").mkdir(parents=True)
+    said: list[str] = []
+    assert check.run(path, ROWS, said.append) == 2
+    assert "nothing to check" in said[0]
+    assert "row-*/<weights>/<attempt>/result.json" in said[0]
+
+
+def test_a_result_outside_every_tree_is_a_fault_also_when_it_is_named_itself(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("{}")
+    said: list[str] = []
+    assert check.run(path, ROWS, said.append) == 1
+    assert "stands nowhere in the tree" in said[0]
+
+
 def test_a_thousand_results_are_checked_in_seconds(tmp_path: Path) -> None:
     """On a tenth of them: what is repeated is the same work again."""
     import time

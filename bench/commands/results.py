@@ -35,7 +35,8 @@ def quality(path: Path, again: bool, matrix_path: Path) -> None:
 @matrix_option
 def check(path: Path, matrix_path: Path) -> None:
     """Validate every file of a results tree, or of a part of it: schema, raw values against the figures made
-    from them, place, matrix, fingerprint. Names file and expectation; exits 1 when one fails."""
+    from them, place, matrix, fingerprint. A file stands for its attempt. Names file and expectation; exits 1
+    when one fails, and 2 when RESULTS has no attempt."""
     from bench.check import run
 
     sys.exit(run(path, read_rows(matrix_path), click.echo))
