@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench import layout
 from bench.flux import Source
@@ -291,14 +291,6 @@ class Communication(Strict):
     kernel_seconds_by_rank: list[float] = Field(default_factory=list)
     """Of one profiled request; empty on CPU, for a probe, and where 1x1 was not measured. NCCL's kernels run
     from when their rank is ready until all are, so that of the rank that waited least is the fairest."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_share(cls, read: Any) -> Any:
-        """Until 2026-11-23 results held their mean over denoising too."""
-        if not isinstance(read, dict):
-            return read
-        return {name: value for name, value in read.items() if name != "share_of_denoise"}
 
 
 class Agreement(Strict):

@@ -111,11 +111,6 @@ def test_how_far_the_picture_of_several_is_from_that_of_one_stands_beside_their_
     assert line_of(case, "bf16 + replicas + inductor")[column] == "–"
 
 
-def test_results_that_hold_a_share_of_old_are_read_without_it() -> None:
-    old = {"calls_per_step": 1, "sent_bytes_per_step": 2, "share_of_denoise": 0.5}
-    assert "share_of_denoise" not in record.Communication.model_validate(old).model_dump()
-
-
 def test_charts_show_both_and_one_gpu_has_neither(tmp_path: Path) -> None:
     measured(tmp_path, ONE, 5.0)
     measured(tmp_path, EAGER, 4.0, {2: 0.25, 4: 0.25})

@@ -2,6 +2,7 @@
 the host side works."""
 
 import configparser
+import json
 import os
 import re
 import subprocess
@@ -102,6 +103,24 @@ def test_the_tables_of_the_readme_are_what_the_committed_results_say() -> None:
         patch.chdir(REPOSITORY)
         done = CliRunner().invoke(main, ["report", "--readme", "--check"])
     assert done.exit_code == 0, done.output
+
+
+def test_every_committed_result_fits_the_schema_that_fluxbench_prints() -> None:
+    """The schema is for others' tools: what our own reader forgives would be an error in theirs."""
+    from click.testing import CliRunner
+    from jsonschema import Draft202012Validator
+
+    from bench.cli import main
+
+    schema = Draft202012Validator(json.loads(CliRunner().invoke(main, ["schema"]).output))
+    results = [path for path in tracked_files() if path.name == "result.json"]
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}: {error.json_path}: {error.message[:100]}"
+        for path in results
+        for error in schema.iter_errors(json.loads(path.read_text()))
+    ]
+    assert not wrong
+    assert results, "no result is committed"
 
 
 def test_every_module_of_the_package_is_in_the_architecture_section() -> None:
