@@ -67,7 +67,7 @@ def words(data: Rows) -> tuple[alt.Chart, alt.Chart, alt.Chart]:
         for row in stacks.values()
     ]
     base = alt.Chart(alt.Data(values=told)).encode(y=lines(data))
-    room = base.mark_rule(color=PAPER, strokeWidth=LABEL_RISE, yOffset=-LABEL_RISE, clip=True)
+    room = base.mark_bar(color=PAPER, height=LABEL_RISE, yOffset=-LABEL_RISE, y2Offset=-LABEL_RISE)
     name = base.mark_text(align="left", dy=-LABEL_RISE, fontSize=FONT_SIZE, color=INK)
     value = base.mark_text(align="right", dy=-LABEL_RISE, fontSize=FONT_SIZE, fontWeight=600)
     return (
