@@ -97,6 +97,20 @@ def test_the_time_without_a_kernel_is_told_against_the_unprofiled_request() -> N
     assert kinds["idle"] == pytest.approx(service - 4.5, abs=1e-6)
 
 
+def test_a_gpu_busy_for_longer_than_the_request_took_has_no_idle_time_rather_than_none_at_all() -> None:
+    measurement = profiled(busy_seconds=5.5)
+    spent = gpu_time(measurement)
+    assert spent is not None
+    assert spent.service_seconds is not None
+    assert spent.service_seconds < 5.5
+    assert spent.idle_seconds is None
+    (section,) = sections([measurement])
+    table = side_tables.kernels(section, section.use_cases[0])
+    (line,) = table.lines
+    shown = dict(zip([column.title for column in table.columns], line.entries, strict=True))
+    assert (shown["GPU idle (s)"].text, shown["GPU idle (s)"].sort) == ("–", None)
+
+
 def test_the_table_shows_each_kind_and_leaves_out_rows_without_a_profile() -> None:
     (section,) = sections([profiled(busy_seconds=4.5)])
     (case,) = section.use_cases

@@ -16,7 +16,8 @@ class GpuTime:
     seconds_by_kind: dict[str, float]
     """Of kernels; those side by side count each. What communicates is of the rank that waited least."""
     idle_seconds: float | None
-    """Of ``service_seconds``, the time in which no kernel ran."""
+    """Of ``service_seconds``, the time in which no kernel ran; None too where the profiled request's kernels
+    ran for longer than the unprofiled request took: then it is not known."""
     service_seconds: float | None
     """Of the median request, unprofiled; None where too few were measured."""
     launches: int
@@ -38,9 +39,10 @@ def gpu_time(measurement: Measurement) -> GpuTime | None:
         return None
     cell, least = measurement.cell(), communication_seconds(result)
     service = cell.medians["service"] if cell and cell.latency.p50.supported else None
+    busy = result.profile.busy_seconds
     return GpuTime(
         seconds_by_kind=result.profile.seconds_by_kind | ({} if least is None else {"communication": least}),
-        idle_seconds=None if service is None else max(0.0, service - result.profile.busy_seconds),
+        idle_seconds=None if service is None or busy > service else service - busy,
         service_seconds=service,
         launches=result.profile.launches,
     )
