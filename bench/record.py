@@ -25,6 +25,8 @@ from bench import layout
 from bench.flux import Source
 
 SCHEMA_VERSION: Literal[1] = 1
+CLOSED = "closed"
+"""The load of the plan's cells: every user sends its next request when the last one returned."""
 
 
 class Code(StrEnum):
@@ -180,7 +182,7 @@ class Cell(Strict):
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
     """axis -> what its option counted in the n requests together, e.g. steps that a cache skipped; absent for
     options that count nothing per request."""
-    load: str = "closed"
+    load: str = CLOSED
     """``closed``, or ``poisson:RATE`` in requests per second and user."""
     anomalies: list[Anomaly] = Field(default_factory=list)
 
@@ -373,6 +375,11 @@ class Result(Strict):
     """What was odd about the machine rather than about one cell."""
     stability: Stability | None = None
     cost: Cost | None = None
+
+    @property
+    def load(self) -> str:
+        """An attempt has one; of its cells only those with requests say so."""
+        return next((cell.load for cell in self.cells if cell.load != CLOSED), CLOSED)
 
     def cell(self, users: int = 1, images: int = 1) -> Cell | None:
         """None where it was not reached."""

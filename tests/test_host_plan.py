@@ -46,6 +46,15 @@ def result(**changes: Any) -> Result:
     return fake_result(ROW, **{"fingerprint": CODE_NOW, "budget": "quick", "n": 13, **changes})
 
 
+def at_a_rate(of: Result, only: int | None = None) -> Result:
+    """``only``: the one cell that has requests."""
+    cells = [
+        cell.model_copy(update={"load": "poisson:0.6"}) if only in {None, index} else cell
+        for index, cell in enumerate(of.cells)
+    ]
+    return of.model_copy(update={"cells": cells})
+
+
 def test_a_row_without_results_runs_with_every_cell() -> None:
     decision = ask()
     assert (decision.action, decision.cells) == (Action.RUN, CELLS)
@@ -59,6 +68,13 @@ def test_a_row_measured_by_other_code_is_stale_and_runs_and_says_so() -> None:
     decision = ask(result(fingerprint="0" * 64))
     assert (decision.action, decision.stale) == (Action.RUN, 1)
     assert "stale" in decision.reason
+
+
+def test_requests_that_came_at_a_rate_of_their_own_are_no_cells_of_the_plan() -> None:
+    assert ask(at_a_rate(result())).action is Action.RUN
+    broken_off = at_a_rate(result(cells=[fake_cell(1, 1), fake_cell(1, 4, code=Code.INTERRUPTED)]), only=0)
+    assert ask(broken_off).cells == CELLS
+    assert ask(result(), at_a_rate(result(minutes=9))).action is Action.DONE
 
 
 def test_results_of_another_machine_do_not_count_here() -> None:

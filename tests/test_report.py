@@ -16,6 +16,7 @@ from bench.matrix import Row
 from bench.record import Code, Result
 from bench.report import since
 from bench.report.load import load
+from bench.report.origin import origin
 from bench.report.page import Report, report
 from bench.report.table import Table
 from bench.report.text import number, ratio_bounds
@@ -99,6 +100,37 @@ def test_attempts_of_one_fingerprint_are_pooled_and_others_are_not(tmp_path: Pat
         for view in page.sections
     ]
     assert sorted(counts) == [36, 72]
+
+
+def test_requests_that_came_at_a_rate_of_their_own_have_a_line_of_their_own(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=36)
+    attempt(tmp_path, COMPILED, n=36, median_seconds=3.9)
+    open_cell = fake_cell(1, 1, n=36, median_seconds=2.0).model_copy(update={"load": "poisson:0.6"})
+    attempt(tmp_path, COMPILED, cells=[open_cell], minutes=30)
+    table = comparison(rendered(tmp_path))
+    lines = {
+        line.entries[1].text: {c.title: e.text for c, e in zip(table.columns, line.entries, strict=True)}
+        for line in table.lines
+        if line.shape == "1x1" and line.entries[0].text == "bf16 + inductor"
+    }
+    assert set(lines) == {"1", "1 (Poisson 0.6/s)"}
+    assert {line["n"] for line in lines.values()} == {"36"}
+    assert lines["1"]["Speed-up"].startswith("1.3")
+    assert lines["1 (Poisson 0.6/s)"]["Speed-up"] == "–"
+    (page,) = rendered(tmp_path).pages
+    places = [source.facts for each in page.measurements for source in origin(each, ()).sources]
+    assert sum("1x1 poisson:0.6 n=36" in facts for facts in places) == 1
+
+
+def test_a_row_measured_at_a_rate_of_its_own_only_has_no_numbers_to_compare(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=36)
+    open_cell = fake_cell(1, 1, n=36, median_seconds=2.0).model_copy(update={"load": "poisson:0.6"})
+    attempt(tmp_path, COMPILED, cells=[open_cell])
+    line = texts(comparison(rendered(tmp_path)), "bf16 + inductor")
+    assert (line["Concurrent Users"], line["n"], line["Speed-up"]) == ("1 (Poisson 0.6/s)", "36", "–")
+    (page,) = rendered(tmp_path).pages
+    assert page.sections[0].cases[0].answer is not None
+    assert page.sections[0].cases[0].answer.is_reference
 
 
 def test_an_option_without_evidence_has_no_latency_anywhere(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from bench.config import BUDGETS, Budget
 from bench.host.history import Past
 from bench.matrix import Row
-from bench.record import HAS_NUMBERS, RETRIES, Code, Result
+from bench.record import CLOSED, HAS_NUMBERS, RETRIES, Code, Result
 from bench.rules import refusals
 
 CellShape = tuple[int, int]
@@ -103,8 +103,10 @@ def decide(
 
 
 def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wanted) -> Decision:
-    """From attempts of one host and of the present code."""
-    enough = [result for result in current if BUDGETS[result.budget].n >= wanted.budget.n]
+    """From attempts of one host and of the present code. What arrived at a rate of its own (``--load
+    poisson:RATE``) is no cell of the plan."""
+    closed = [result for result in current if result.load == CLOSED]
+    enough = [result for result in closed if BUDGETS[result.budget].n >= wanted.budget.n]
     states = {cell: _state(cell, enough, wanted) for cell in wanted.cells}
     missing = tuple(cell for cell, state in states.items() if state is Action.RUN)
     if missing:

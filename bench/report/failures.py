@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.matrix import Row
-from bench.record import Code
+from bench.record import CLOSED, Code
 from bench.report import names
 from bench.report.groups import Section
 from bench.report.load import Attempt
@@ -110,13 +110,14 @@ def _line(of: Failure) -> Line:
 def _of(attempt: Attempt, measured: Measured) -> list[Failure]:
     """One entry a cell; the attempt itself where no cell says what went wrong."""
     result = attempt.result
-    machines = measured.get((*attempt.row.identity, attempt.weights), {})
+    closed = result.load == CLOSED
+    machines = measured.get((*attempt.row.identity, attempt.weights), {}) if closed else {}
     bad = [(cell, code) for cell in result.cells if (code := shown_code(result, cell)) is not Code.OK]
     if bad:
         return [
             _failure(
                 attempt,
-                cell=f"{cell.users}x{cell.images}",
+                cell=f"{cell.users}x{cell.images}" + ("" if closed else f" {result.load}"),
                 code=code,
                 reason=cell.status.reason or result.status.reason,
                 log=cell.status.log_tail,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench import stats
 from bench.compare import Ratio, interaction, reference_spread, speedup
+from bench.record import CLOSED
 from bench.report import names
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell, Shape
@@ -51,7 +52,9 @@ class Gains:
     layers: tuple[Layer, ...]
 
     def of(self, measurement: Measurement, cell: PooledCell) -> Gain | None:
-        return self.speedups.get((measurement.row.row, (cell.users, cell.images)))
+        """None where there is none to give, and for a cell whose load is not closed."""
+        shape = cell.users, cell.images
+        return self.speedups.get((measurement.row.row, shape)) if cell.load == CLOSED else None
 
 
 def host_spread(section: Section) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bench import config
 from bench.quality import Closeness
-from bench.record import HAS_NUMBERS, Code, Distribution, Quantile
+from bench.record import CLOSED, HAS_NUMBERS, Code, Distribution, Quantile
 from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
@@ -19,7 +19,11 @@ from bench.report.text import MISSING, interval, number, percent, quantile, rati
 from bench.verdicts import Verdict
 
 MATRIX = (
-    Column("Concurrent Users", hint="Each sends its next request when the last one returned"),
+    Column(
+        "Concurrent Users",
+        hint="Each sends its next request when the last one returned; those of a Poisson load send theirs at"
+        " random moments, at this rate each, and are compared with nothing",
+    ),
     Column("Images", hint="Per request, as one batch"),
     Column("p25 (s)", hint="A quarter of the requests took at most this long"),
     Column("p50 (s)", hint="Median latency, scheduled to decoded image, queueing included; with 95 % CI"),
@@ -68,7 +72,10 @@ def comparison(section: Section, case: UseCase, gains: Gains) -> Table:
         for shape in sorted({*each.cells, *each.failed}):
             entries = (stack_entry(each), *matrix_entries(each, shape, gains))
             lines.append(Line(entries, f"{shape[0]}x{shape[1]}", best=each is best and shape == (1, 1)))
-        if not each.cells and not each.failed:
+        for cell in each.opened:
+            entries = (stack_entry(each), *cell_entries(each, cell, gains))
+            lines.append(Line(entries, f"{cell.users}x{cell.images}"))
+        if not each.cells and not each.failed and not each.opened:
             lines.append(Line((stack_entry(each), *blank_entries((MISSING, MISSING), each.status))))
     return Table(
         f"Basic Performance Matrix: {case.title}", scope(section), (STACK, *MATRIX, *BESIDE), tuple(lines)
@@ -78,8 +85,9 @@ def comparison(section: Section, case: UseCase, gains: Gains) -> Table:
 def configuration(section: Section, case: UseCase, measurement: Measurement, gains: Gains) -> Table:
     """The plan's matrix of one configuration: always its four cells, and any other that was measured."""
     shapes = sorted({*config.CELLS, *measurement.cells, *measurement.failed})
-    lines = tuple(Line(matrix_entries(measurement, shape, gains)) for shape in shapes)
-    return Table(case.title, scope(section), (*MATRIX, *BESIDE), lines)
+    closed = (Line(matrix_entries(measurement, shape, gains)) for shape in shapes)
+    opened = (Line(cell_entries(measurement, cell, gains)) for cell in measurement.opened)
+    return Table(case.title, scope(section), (*MATRIX, *BESIDE), (*closed, *opened))
 
 
 def stack_entry(measurement: Measurement) -> Entry:
@@ -98,13 +106,17 @@ def stack_entry(measurement: Measurement) -> Entry:
 def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tuple[Entry, ...]:
     cell = measurement.cells.get(shape)
     if cell is None:
-        ended = None if measurement.cells or measurement.failed else measurement.status
-        return blank_entries(shape, measurement.failed.get(shape, ended))
+        known = measurement.cells or measurement.failed or measurement.opened
+        return blank_entries(shape, measurement.failed.get(shape, None if known else measurement.status))
+    return cell_entries(measurement, cell, gains)
+
+
+def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tuple[Entry, ...]:
     latency = cell.latency
     gain = gains.of(measurement, cell)
     memory = memory_gb(cell)
     return (
-        *shape_entries(shape),
+        *shape_entries((cell.users, cell.images), cell.load),
         quantile_entry(latency.p25, latency),
         median_entry(latency),
         quantile_entry(latency.p90, latency),
@@ -118,15 +130,18 @@ def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tupl
             note=f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "",
         ),
         figure(cell.throughput_images_per_s),
-        gain_entry(gain, is_reference=measurement.row.is_reference),
+        gain_entry(gain, is_reference=measurement.row.is_reference and cell.load == CLOSED),
         quality_entry(measurement),
         status_entry(cell.code, cell),
     )
 
 
-def shape_entries(shape: tuple[int | str, int | str]) -> tuple[Entry, Entry]:
+def shape_entries(shape: tuple[int | str, int | str], load: str = CLOSED) -> tuple[Entry, Entry]:
+    """``4 (Poisson 0.6/s)`` users of a load that is not closed."""
     users, images = shape
-    return Entry(str(users), users), Entry(str(images), images)
+    kind, _, rate = load.partition(":")
+    sent = "" if load == CLOSED else f" ({kind.capitalize()} {rate}/s)"
+    return Entry(f"{users}{sent}", users), Entry(str(images), images)
 
 
 def blank_entries(shape: tuple[int | str, int | str], code: Code | None) -> tuple[Entry, ...]:

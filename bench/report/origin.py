@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import layout
 from bench.config import BUDGETS, COMPARISON, FULL, Budget
 from bench.matrix import Row, layers, references_of
-from bench.record import HAS_NUMBERS, Cell, Result
+from bench.record import CLOSED, HAS_NUMBERS, Cell, Result
 from bench.report import names
 from bench.report.evidence import Proof, counted, proofs
 from bench.report.groups import UseCase
@@ -64,12 +64,13 @@ def origins(case: UseCase, matrix: Sequence[Row]) -> list[Origin]:
 
 
 def origin(measurement: Measurement, matrix: Sequence[Row]) -> Origin:
-    results = [attempt.result for attempt in measurement.attempts]
+    attempts = (*measurement.attempts, *measurement.open_attempts)
+    results = [attempt.result for attempt in attempts]
     effective = next((each.effective for each in reversed(results) if each.effective), {})
     counts = counted(cell.counts for each in results for cell in each.cells)
     return Origin(
         row=measurement.row,
-        sources=tuple(map(_source, measurement.attempts)),
+        sources=tuple(map(_source, attempts)),
         proofs=proofs(measurement.row.stack, effective, counts),
         command=command(measurement, matrix),
     )
@@ -98,7 +99,7 @@ def _cells(attempt: Attempt) -> Iterator[str]:
 
 
 def _shape(cell: Cell) -> str:
-    return f"{cell.users}x{cell.images}"
+    return f"{cell.users}x{cell.images}" + ("" if cell.load == CLOSED else f" {cell.load}")
 
 
 def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:

@@ -1,13 +1,13 @@
 """Attempts at one row on one host become one measurement (METHOD.md section 2, "Pooling").
 
-Only attempts of one fingerprint are pooled. The newest fingerprint that has numbers is the one shown;
-it is stale when a newer one exists without numbers, or when this checkout would measure the row with other
-code.
+Only attempts of one fingerprint and one load are pooled. The newest fingerprint that has numbers is the one
+shown; it is stale when a newer one exists without numbers, or when this checkout would measure the row with
+other code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,6 +18,7 @@ from bench.compare import Side
 from bench.matrix import Row
 from bench.quality import Quality
 from bench.record import (
+    CLOSED,
     HAS_NUMBERS,
     Anomaly,
     Cell,
@@ -42,6 +43,8 @@ class PooledCell:
 
     users: int
     images: int
+    load: str
+    """``closed``, or ``poisson:RATE`` in requests per second and user."""
     code: Code
     """``ok``, ``unstable`` or ``suspect``: without numbers there is no pooled cell."""
     runs: tuple[tuple[float, ...], ...]
@@ -90,8 +93,13 @@ class Measurement:
     weights: str
     host_id: str
     attempts: tuple[Attempt, ...]
-    """Those of the fingerprint that is shown, oldest first."""
+    """Those of the fingerprint that is shown, oldest first; of closed load where there are any."""
     cells: dict[Shape, PooledCell]
+    """Of closed load: comparisons know no other."""
+    opened: tuple[PooledCell, ...]
+    """Of other loads, of the same fingerprint."""
+    open_attempts: tuple[Attempt, ...]
+    """Those that ``opened`` is made of, where they do not stand in ``attempts``."""
     failed: dict[Shape, Code]
     """How the cells ended that have no numbers, by their latest attempt."""
     superseded: str
@@ -144,19 +152,25 @@ def measurements(attempts: Iterable[Attempt]) -> list[Measurement]:
 def _measurement(attempts: list[Attempt]) -> Measurement:
     """``attempts`` share row, weights and host."""
     attempts.sort(key=lambda attempt: attempt.result.attempt)
-    newest = attempts[-1]
+    closed = [each for each in attempts if each.result.load == CLOSED]
+    eligible = closed or attempts
+    newest = eligible[-1]
     by_fingerprint: dict[str, list[Attempt]] = {}
-    for attempt in reversed(attempts):
+    for attempt in reversed(eligible):
         by_fingerprint.setdefault(attempt.result.fingerprint, []).insert(0, attempt)
     candidates = [(shown, _pool(shown)) for shown in by_fingerprint.values()]
     shown, cells = next(((shown, cells) for shown, cells in candidates if cells), candidates[0])
+    same = [each for each in attempts if each.result.fingerprint == shown[-1].result.fingerprint]
+    opened = [each for each in same if each.result.load != CLOSED]
     return Measurement(
         row=newest.row,
         weights=newest.weights,
         host_id=newest.host_id or "",
         attempts=tuple(shown),
-        cells=cells,
-        failed=_failed(shown, cells),
+        cells=cells if closed else {},
+        opened=tuple(_pool_open(opened)),
+        open_attempts=tuple(opened) if closed else (),
+        failed=_failed(shown, cells) if closed else {},
         superseded=_superseded(shown[-1], newest),
         changed=_changed(shown[-1]),
         quality=next((each.quality for each in reversed(shown) if each.quality), None),
@@ -185,7 +199,16 @@ def shown_code(result: Result, cell: Cell) -> Code:
     return cell.status.code
 
 
+def _pool_open(attempts: Sequence[Attempt]) -> Iterator[PooledCell]:
+    by_load: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        by_load.setdefault(attempt.result.load, []).append(attempt)
+    for _, alike in sorted(by_load.items()):
+        yield from _pool(alike).values()
+
+
 def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
+    """``attempts`` share their load."""
     found: dict[Shape, list[tuple[Code, Cell, Sequence[Anomaly]]]] = {}
     for attempt in attempts:
         for cell in attempt.result.cells:
@@ -227,6 +250,7 @@ def _pool_cell(
     return PooledCell(
         users=first.users,
         images=first.images,
+        load=first.load,
         code=code,
         runs=runs,
         latency=latency,
