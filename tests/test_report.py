@@ -15,11 +15,15 @@ from bench.host import locks
 from bench.matrix import Row
 from bench.record import Code, Result
 from bench.report import since
+from bench.report.answers import entries
+from bench.report.chart_data import latency_rows
 from bench.report.load import load
+from bench.report.matrix_table import certainty
 from bench.report.origin import origin
 from bench.report.page import Report, report
 from bench.report.table import Table
 from bench.report.text import number, ratio_bounds
+from bench.verdicts import Verdict
 
 
 def attempt(results: Path, row: Row, **result: Any) -> tuple[Path, Result]:
@@ -131,6 +135,36 @@ def test_a_row_measured_at_a_rate_of_its_own_only_has_no_numbers_to_compare(tmp_
     (page,) = rendered(tmp_path).pages
     assert page.sections[0].cases[0].answer is not None
     assert page.sections[0].cases[0].answer.is_reference
+
+
+def test_an_unstable_side_gets_no_verdict_and_is_marked_wherever_its_numbers_stand(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=72, seed=1)
+    attempt(tmp_path, REFERENCE, n=72, seed=2, minutes=30)
+    attempt(tmp_path, COMPILED, n=72, median_seconds=3.9, code=Code.UNSTABLE)
+    case = rendered(tmp_path).pages[0].sections[0].cases[0]
+    for gain in (case.gains.speedups["4", (1, 1)], case.gains.layers[0].gain):
+        assert gain.verdict is Verdict.AMBIGUOUS
+        assert certainty(gain) == "no interval: the row is unstable"
+    tables = [each for each in case.side if not each.title.startswith("Gains by layer")]
+    assert len(tables) >= 4
+    for table in tables:
+        marked = {line.entries[0].text for line in table.lines if "unstable" in line.entries[0].tags}
+        assert marked == {"bf16 + inductor"}, table.title
+    (layers,) = (each for each in case.side if each not in tables)
+    assert [entry.tags for entry in layers.lines[0].entries[2:4]] == [(), ("unstable",)]
+    labels = {row["label"] for row in latency_rows(case.case.measurements, None)}
+    assert labels == {"bf16 (reference)", "bf16 + inductor, unstable"}
+
+
+def test_an_unstable_reference_makes_no_stack_faster(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=72, seed=1, code=Code.UNSTABLE)
+    attempt(tmp_path, REFERENCE, n=72, seed=2, minutes=30, code=Code.UNSTABLE)
+    attempt(tmp_path, COMPILED, n=72, median_seconds=3.9)
+    case = rendered(tmp_path).pages[0].sections[0].cases[0]
+    gain = case.gains.speedups["4", (1, 1)]
+    assert (gain.verdict, gain.ratio.missing) == (Verdict.AMBIGUOUS, "the reference is unstable")
+    assert case.answer is not None
+    assert entries(case.case, case.answer)[5].tags == ("unstable",)
 
 
 def test_an_option_without_evidence_has_no_latency_anywhere(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from bench.report.matrix_table import (
     certainty,
     gain_entry,
     memory_gb,
+    p50_entry,
     quality_entry,
-    quantile_entry,
     scope,
     stack_entry,
 )
@@ -137,5 +137,4 @@ def _reference_entry(answer: Answer) -> Entry:
     reference = answer.reference
     if reference is None:
         return Entry(MISSING)
-    entry = quantile_entry(reference.latency.p50, reference.latency)
-    return replace(entry, note=f"on {answer.one_gpu}" if answer.one_gpu else "")
+    return replace(p50_entry(reference), note=f"on {answer.one_gpu}" if answer.one_gpu else "")

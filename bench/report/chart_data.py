@@ -48,7 +48,9 @@ def label(row: Row) -> str:
 
 
 def _named(measurement: Measurement) -> dict[str, str]:
-    return {"row": measurement.row.row, "label": label(measurement.row)}
+    cell = measurement.cell()
+    marks = f", {', '.join(cell.marks)}" if cell and cell.marks else ""
+    return {"row": measurement.row.row, "label": label(measurement.row) + marks}
 
 
 def latency_rows(shown: Sequence[Measurement], best: Measurement | None) -> Rows:

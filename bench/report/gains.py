@@ -7,7 +7,7 @@ the reference on one of them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import stats
 from bench.compare import Ratio, interaction, reference_spread, speedup
@@ -82,11 +82,14 @@ def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> 
         if reference is None:
             continue
         candidates = {
-            each.row.row: cell.side
+            each.row.row: cell
             for each in case.measurements
             if each is not base and (cell := _comparable(each, shape))
         }
-        ratios = [speedup(reference.side, side, spread) for side in candidates.values()]
+        ratios = [
+            _unless_marked(speedup(reference.side, cell.side, spread), reference=reference, row=cell)
+            for cell in candidates.values()
+        ]
         for row, ratio, word in zip(candidates, ratios, verdicts(ratios), strict=True):
             found[row, shape] = Gain(ratio, word)
     return found
@@ -98,13 +101,21 @@ def _comparable(measurement: Measurement | None, shape: Shape = (1, 1)) -> Poole
     return cell if cell and cell.latency.p50.supported else None
 
 
+def _unless_marked(ratio: Ratio, **sides: PooledCell) -> Ratio:
+    """Without an interval, so without a verdict, where a side is not ``ok``: what drifted while it was
+    measured has no median that another process would find again. ``sides``: by what they are called."""
+    marked = [f"the {name.replace('_', ' ')} is {cell.code}" for name, cell in sides.items() if cell.marks]
+    return replace(ratio, errors=(), added=0.0, missing=" and ".join(marked)) if marked else ratio
+
+
 def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
     steps = []
     for each in case.measurements:
         parent = case.parent(each)
         cell, before = _comparable(each), _comparable(parent)
         if parent and cell and before:
-            steps.append((each, parent, speedup(before.side, cell.side, spread)))
+            gain = _unless_marked(speedup(before.side, cell.side, spread), parent=before, row=cell)
+            steps.append((each, parent, gain))
     for (each, parent, ratio), word in zip(steps, verdicts([step[2] for step in steps]), strict=True):
         yield Layer(
             measurement=each,
@@ -121,12 +132,13 @@ def _interaction(case: UseCase, both: Measurement, one: Measurement, spread: flo
     if base is None or one is base:
         return None
     changed = {axis for axis, option in both.row.stack.items() if option != one.row.stack[axis]}
-    alone = base.row.stack | {axis: both.row.stack[axis] for axis in changed}
-    other = next((each for each in case.measurements if each.row.stack == alone), None)
+    wanted = base.row.stack | {axis: both.row.stack[axis] for axis in changed}
+    other = next((each for each in case.measurements if each.row.stack == wanted), None)
     if other is None or other is both:
         return None
-    sides = [cell.side for each in (base, one, other, both) if (cell := _comparable(each))]
-    if len(sides) < 4:
+    cells = [cell for each in (base, one, other, both) if (cell := _comparable(each))]
+    if len(cells) < 4:
         return None
-    reference, first, second, together = sides
-    return interaction(reference, first, second, together, spread)
+    reference, parent, alone, row = cells
+    crossed = interaction(reference.side, parent.side, alone.side, row.side, spread)
+    return _unless_marked(crossed, reference=reference, parent=parent, change_alone=alone, row=row)

@@ -47,7 +47,7 @@ def table(section: Section, case: UseCase) -> Table:
 
 
 def _lines(measurement: Measurement, shape: Shape, cell: PooledCell, on_gpu: bool) -> Iterator[Line]:
-    begin, name = (stack_entry(measurement), *shape_entries(shape)), f"{shape[0]}x{shape[1]}"
+    begin, name = (stack_entry(measurement, cell), *shape_entries(shape)), f"{shape[0]}x{shape[1]}"
     several = _latest(measurement, shape)
     nothing = (Entry(MISSING),) * len(MACHINE_COLUMNS)
     for rank, gpu in enumerate(several.gpus if several else ()):

@@ -90,11 +90,13 @@ def configuration(section: Section, case: UseCase, measurement: Measurement, gai
     return Table(case.title, scope(section), (*MATRIX, *BESIDE), (*closed, *opened))
 
 
-def stack_entry(measurement: Measurement) -> Entry:
+def stack_entry(measurement: Measurement, *cells: PooledCell | None) -> Entry:
+    """``cells``: whose numbers stand beside it, where no column of the table tells their status."""
     role = names.role(measurement.row)
     tags = [role] if role else []
     if measurement.superseded or measurement.tagged:
         tags.append("stale")
+    tags += dict.fromkeys(mark for cell in cells if cell for mark in cell.marks)
     return Entry(
         names.stack(measurement.row),
         names.stack(measurement.row),
@@ -157,13 +159,20 @@ def quantile_entry(value: Quantile, latency: Distribution) -> Entry:
 
 def answer_entry(cell: PooledCell) -> Entry:
     """The p50 where no status stands beside it: kinds of anomalies are its tags."""
-    return replace(median_entry(cell.latency), tags=tuple(cell.oddities), hint=cell.remarks)
+    return replace(median_entry(cell.latency), tags=(*cell.marks, *cell.oddities), hint=cell.remarks)
 
 
 def median_entry(latency: Distribution) -> Entry:
     """The p50 with its interval below."""
     note = f"CI {interval(latency.p50.ci95)}" if latency.p50.supported and latency.p50.ci95 else ""
     return replace(quantile_entry(latency.p50, latency), note=note)
+
+
+def p50_entry(cell: PooledCell | None) -> Entry:
+    """Of another stack than the line's, so that what marks it has to stand here."""
+    return (
+        replace(quantile_entry(cell.latency.p50, cell.latency), tags=cell.marks) if cell else Entry(MISSING)
+    )
 
 
 def memory_gb(cell: PooledCell) -> float | None:

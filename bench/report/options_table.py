@@ -176,7 +176,7 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
         Entry(
             p50,
             note=f"{row.hardware}, {sides}; {alone.measurement.measured}",
-            tags=tuple(alone.cell.oddities),
+            tags=(*alone.cell.marks, *alone.cell.oddities),
         ),
         gain_entry(alone.gain, is_reference=row.is_reference),
         Entry(memory),

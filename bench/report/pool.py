@@ -61,6 +61,11 @@ class PooledCell:
     """Of the cell, and of the machine in the attempts that measured it."""
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """``unstable`` or ``suspect``: said wherever a number of the cell stands."""
+        return () if self.code is Code.OK else (self.code,)
+
+    @property
     def oddities(self) -> dict[str, list[str]]:
         """Kind of anomaly, in words -> what was seen, each once."""
         found: dict[str, list[str]] = {}

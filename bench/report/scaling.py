@@ -14,7 +14,7 @@ from bench.matrix import PLAIN
 from bench.record import Agreement, Result
 from bench.report.gpu_time import communication_seconds
 from bench.report.groups import Section, UseCase, fastest, is_lossless
-from bench.report.matrix_table import STACK, quantile_entry, scope, stack_entry
+from bench.report.matrix_table import STACK, p50_entry, quantile_entry, scope, stack_entry
 from bench.report.names import stack
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure
@@ -59,6 +59,10 @@ class Scaled:
         """users -> images a second, one image a request, where there are as many users as GPUs or twice as
         many."""
         return images_per_s(self.measurement, (self.gpus, 2 * self.gpus))
+
+    def marks_of_replicas(self) -> tuple[str, ...]:
+        cells = [self.replicas.cell(users) for users in self.throughputs()] if self.replicas else []
+        return tuple(dict.fromkeys(mark for cell in cells if cell for mark in cell.marks))
 
     def against_replicas(self) -> float | None:
         """Images a second over the replicas', at the most users that both were measured with."""
@@ -194,9 +198,9 @@ def _line(of: Scaled) -> Line:
     against, images = of.against_replicas(), of.throughputs()
     sent, share = of.measurement.latest.communication, communication_share(of.measurement.latest)
     entries = (
-        stack_entry(of.measurement),
+        stack_entry(of.measurement, cell, *(of.measurement.cell(users) for users in images)),
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
-        quantile_entry(one.latency.p50, one.latency) if one else Entry(MISSING),
+        p50_entry(one),
         figure(of.speedup(of.own), ratio(of.speedup(of.own))),
         figure(own, _percent(own)),
         figure(best, _percent(best), note=f"T1 of {stack(of.best.row)}" if of.best and best else ""),
@@ -205,7 +209,7 @@ def _line(of: Scaled) -> Line:
         figure(sent.sent_bytes_per_step / MB if sent else None),
         figure(images.get(of.gpus)),
         figure(images.get(2 * of.gpus)),
-        figure(against, ratio(against)),
+        Entry(ratio(against), against, tags=of.marks_of_replicas()),
     )
     return Line(entries)
 

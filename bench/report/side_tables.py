@@ -14,6 +14,7 @@ from bench.report.matrix_table import (
     STACK,
     gain_entry,
     memory_gb,
+    p50_entry,
     quantile_entry,
     scope,
     shape_entries,
@@ -47,7 +48,7 @@ def memory(section: Section, case: UseCase) -> Table:
 def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
     device, busy, peak = cell.memory, cell.utilisation, memory_gb(cell)
     entries = (
-        stack_entry(measurement),
+        stack_entry(measurement, cell),
         *shape_entries((cell.users, cell.images)),
         figure(cell.throughput_images_per_s),
         figure(cell.batch_efficiency),
@@ -89,7 +90,7 @@ def _life_line(measurement: Measurement) -> Line:
     settled = "" if warmup is None or warmup.settled else "never settled" if waited else "two requests only"
     compiled = (warmup and warmup.compile_cache) or ""
     entries = (
-        stack_entry(measurement),
+        stack_entry(measurement, cell),
         figure(load),
         figure(sum(warmup.seconds) if warmup else None, note=settled),
         figure(warmup.compile_seconds if warmup else None, note=compiled),
@@ -117,7 +118,7 @@ def stages(section: Section, case: UseCase) -> Table:
     lines = tuple(
         Line(
             (
-                stack_entry(each),
+                stack_entry(each, cell),
                 *shape_entries((cell.users, cell.images)),
                 *(
                     figure(cell.medians.get(name) if cell.latency.p50.supported else None)
@@ -150,7 +151,7 @@ def kernels(section: Section, case: UseCase) -> Table:
 
 def _kernels_line(measurement: Measurement, spent: GpuTime) -> Line:
     entries = (
-        stack_entry(measurement),
+        stack_entry(measurement, measurement.cell()),
         figure(spent.service_seconds),
         *(figure(spent.seconds_by_kind.get(kind)) for kind in HINTS),
         figure(spent.idle_seconds),
@@ -171,7 +172,10 @@ def closeness(section: Section, case: UseCase) -> Table:
         Column("p50 (s)", hint="One user, one image"),
     )
     measured = [(each, each.quality) for each in case.measurements if each.quality]
-    lines = [_closeness_line(stack_entry(each), each, quality, quality.tier) for each, quality in measured]
+    lines = [
+        _closeness_line(stack_entry(each, each.cell()), each, quality, quality.tier)
+        for each, quality in measured
+    ]
     floors = {floor.against.row: floor for _, quality in measured for floor in quality.noise_floor}
     for floor in floors.values():
         name = Entry(f"noise floor: {floor.against.label}", note="the reference but for an exact change")
@@ -209,15 +213,12 @@ def layers(section: Section, case: UseCase, gains: Gains) -> Table:
 
 
 def _layer_line(layer: Layer) -> Line:
-    medians = (
-        quantile_entry(cell.latency.p50, cell.latency) if (cell := each.cell()) else Entry(MISSING)
-        for each in (layer.parent, layer.measurement)
-    )
     crossed = layer.interaction.value if layer.interaction else None
     entries = (
         stack_entry(layer.measurement),
         words(layer.change, note=f"parent: {names.stack(layer.parent.row)}"),
-        *medians,
+        p50_entry(layer.parent.cell()),
+        p50_entry(layer.measurement.cell()),
         gain_entry(layer.gain),
         figure(crossed, ratio(crossed), note="not the product of its parts" if layer.interacts else ""),
     )
