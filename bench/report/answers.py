@@ -45,6 +45,8 @@ class Answer:
     stacks: int
     """That were compared: those that may win, the winner included."""
     gain: Gain | None
+    refusal: str
+    """Why there is no gain though the reference was measured; empty otherwise."""
     base: Measurement | None
     """The reference, of several GPUs on one of them."""
 
@@ -89,7 +91,8 @@ class Answer:
         seconds = quantile(self.reference.latency.p50, self.reference.latency)
         where = f" on one of these GPUs, {self.one_gpu}" if self.one_gpu else ""
         said = f"the reference took {seconds} s{where}"
-        return f"{said}; {certainty(self.gain)}" if self.gain else said
+        why = certainty(self.gain) if self.gain else self.refusal
+        return f"{said}; {why}" if why else said
 
     @property
     def quality(self) -> str:
@@ -107,7 +110,15 @@ def answer(case: UseCase, gains: Gains, among: Iterable[Measurement] | None = No
     cell = winner.cell() if winner else None
     if winner is None or cell is None:
         return None
-    return Answer(case, winner, cell, len(stacks), gains.of(winner, cell), gains.reference)
+    return Answer(
+        case=case,
+        winner=winner,
+        cell=cell,
+        stacks=len(stacks),
+        gain=gains.of(winner, cell),
+        refusal=gains.refusal(winner, cell),
+        base=gains.reference,
+    )
 
 
 def headline(section: Section, answers: dict[str, Answer | None]) -> Table:
@@ -127,7 +138,7 @@ def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
         answer_entry(answer.cell),
         Entry(str(answer.cell.n), answer.cell.n),
         _reference_entry(answer),
-        gain_entry(answer.gain, is_reference=answer.is_reference),
+        gain_entry(answer.gain, is_reference=answer.is_reference, refusal=answer.refusal),
         quality_entry(answer.winner),
         figure(memory_gb(answer.cell)),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from bench import stats
 from bench.compare import Ratio, interaction, reference_spread, speedup
 from bench.record import CLOSED
-from bench.report import names
+from bench.report import names, packages
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell, Shape
 from bench.verdicts import Verdict, interacts, verdicts
@@ -41,6 +41,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class RefusedLayer:
+    """A row and its parent that were not measured with the same packages."""
+
+    measurement: Measurement
+    parent: Measurement
+    change: str
+    refusal: str
+
+
+@dataclass(frozen=True)
 class Gains:
     """Of one use case."""
 
@@ -50,6 +60,13 @@ class Gains:
     speedups: dict[tuple[str, Shape], Gain]
     """(row id, cell) -> gain over the reference's same cell."""
     layers: tuple[Layer, ...]
+    refusals: dict[tuple[str, Shape], str]
+    """(row id, cell) -> why there is no speed-up though both sides have a median."""
+    refused_layers: tuple[RefusedLayer, ...]
+
+    def refusal(self, measurement: Measurement, cell: PooledCell) -> str:
+        shape = cell.users, cell.images
+        return self.refusals.get((measurement.row.row, shape), "") if cell.load == CLOSED else ""
 
     def of(self, measurement: Measurement, cell: PooledCell) -> Gain | None:
         """None where there is none to give, and for a cell whose load is not closed."""
@@ -71,7 +88,28 @@ def host_spread(section: Section) -> float | None:
 def gains(case: UseCase, spread: float | None, of_one_gpu: Measurement | None = None) -> Gains:
     """``of_one_gpu``: the reference, where it runs on fewer GPUs than the use case."""
     base = case.reference or of_one_gpu
-    return Gains(base, spread, _speedups(case, base, spread), tuple(_layers(case, spread)))
+    unlike = {each.row.row: refusal(each, base) for each in case.measurements if base and each is not base}
+    refusals = {
+        (each.row.row, shape): unlike[each.row.row]
+        for each in case.measurements
+        if unlike.get(each.row.row)
+        for shape in each.cells
+        if _comparable(each, shape) and _comparable(base, shape)
+    }
+    return Gains(
+        reference=base,
+        spread=spread,
+        speedups=_speedups(case, base, spread),
+        layers=tuple(_layers(case, spread)),
+        refusals=refusals,
+        refused_layers=tuple(_refused_layers(case)),
+    )
+
+
+def refusal(of: Measurement, against: Measurement) -> str:
+    """Why no ratio of the two is a gain of the options: other packages measured one of them."""
+    found = packages.difference(of.attempts, against.attempts)
+    return f"not compared: {found}" if found else ""
 
 
 def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> dict[tuple[str, Shape], Gain]:
@@ -84,7 +122,7 @@ def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> 
         candidates = {
             each.row.row: cell
             for each in case.measurements
-            if each is not base and (cell := _comparable(each, shape))
+            if base and each is not base and not refusal(each, base) and (cell := _comparable(each, shape))
         }
         ratios = [
             _unless_marked(speedup(reference.side, cell.side, spread), reference=reference, row=cell)
@@ -113,7 +151,7 @@ def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
     for each in case.measurements:
         parent = case.parent(each)
         cell, before = _comparable(each), _comparable(parent)
-        if parent and cell and before:
+        if parent and cell and before and not refusal(each, parent):
             gain = _unless_marked(speedup(before.side, cell.side, spread), parent=before, row=cell)
             steps.append((each, parent, gain))
     for (each, parent, ratio), word in zip(steps, verdicts([step[2] for step in steps]), strict=True):
@@ -126,6 +164,13 @@ def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
         )
 
 
+def _refused_layers(case: UseCase) -> Iterable[RefusedLayer]:
+    for each in case.measurements:
+        parent = case.parent(each)
+        if parent and _comparable(each) and _comparable(parent) and (why := refusal(each, parent)):
+            yield RefusedLayer(each, parent, names.change(each.row, parent.row), why)
+
+
 def _interaction(case: UseCase, both: Measurement, one: Measurement, spread: float | None) -> Ratio | None:
     """``both`` adds to its parent ``one`` what another row adds to the reference alone."""
     base = case.reference
@@ -134,7 +179,7 @@ def _interaction(case: UseCase, both: Measurement, one: Measurement, spread: flo
     changed = {axis for axis, option in both.row.stack.items() if option != one.row.stack[axis]}
     wanted = base.row.stack | {axis: both.row.stack[axis] for axis in changed}
     other = next((each for each in case.measurements if each.row.stack == wanted), None)
-    if other is None or other is both:
+    if other is None or other is both or any(refusal(each, base) for each in (one, other, both)):
         return None
     cells = [cell for each in (base, one, other, both) if (cell := _comparable(each))]
     if len(cells) < 4:

@@ -93,7 +93,7 @@ def configurations(page: Page, view: SectionView) -> Iterator[str]:
     for stack, cases in _by_stack(view).items():
         first = next(iter(cases.values()))
         yield f"#### Configuration: {page.title}, {stack}\n"
-        yield f"- Hardware: {_details(view)}"
+        yield f"- Hardware: {'; '.join(dict.fromkeys(_details(view, each) for each in cases.values()))}"
         yield f"- Weights: {view.section.weights}; {view.section.workload}"
         yield f"- Optimization Stack: {'; '.join(names.stack_items(first.row))}\n"
         controls = False
@@ -131,8 +131,9 @@ def _by_stack(view: SectionView) -> dict[str, dict[str, Measurement]]:
     return found
 
 
-def _details(view: SectionView) -> str:
-    environment = view.environment
+def _details(view: SectionView, measurement: Measurement) -> str:
+    """The machine, and the versions that measured this stack."""
+    environment = measurement.latest.environment
     if environment is None:
         return view.section.machine
     versions = {"driver": environment.driver, "CUDA": environment.cuda, **environment.packages}

@@ -132,7 +132,11 @@ def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tu
             note=f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "",
         ),
         figure(cell.throughput_images_per_s),
-        gain_entry(gain, is_reference=measurement.row.is_reference and cell.load == CLOSED),
+        gain_entry(
+            gain,
+            is_reference=measurement.row.is_reference and cell.load == CLOSED,
+            refusal=gains.refusal(measurement, cell),
+        ),
         quality_entry(measurement),
         status_entry(cell.code, cell),
     )
@@ -182,8 +186,10 @@ def memory_gb(cell: PooledCell) -> float | None:
     )
 
 
-def gain_entry(gain: Gain | None, *, is_reference: bool = False) -> Entry:
-    """``1.35× FASTER`` with the interval below."""
+def gain_entry(gain: Gain | None, *, is_reference: bool = False, refusal: str = "") -> Entry:
+    """``1.35× FASTER`` with the interval below; ``refusal``: why there is none."""
+    if gain is None and refusal:
+        return Entry(MISSING, note=refusal)
     if gain is None:
         return Entry("1" if is_reference else MISSING, 1.0 if is_reference else None)
     strong = gain.verdict is Verdict.FASTER

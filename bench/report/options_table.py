@@ -178,7 +178,11 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
             note=f"{row.hardware}, {sides}; {alone.measurement.measured}",
             tags=(*alone.cell.marks, *alone.cell.oddities),
         ),
-        gain_entry(alone.gain, is_reference=row.is_reference),
+        gain_entry(
+            alone.gain,
+            is_reference=row.is_reference,
+            refusal=alone.gains.refusal(alone.measurement, alone.cell),
+        ),
         Entry(memory),
     )
 

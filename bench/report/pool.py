@@ -2,7 +2,7 @@
 
 Only attempts of one fingerprint and one load are pooled. The newest fingerprint that has numbers is the one
 shown; it is stale when a newer one exists without numbers, or when this checkout would measure the row with
-other code.
+other code, tiny weights or locked packages.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bench.record import (
     Utilisation,
 )
 from bench.report.load import Attempt
+from bench.report.packages import locked_otherwise
 
 Shape = tuple[int, int]
 """(users, images)"""
@@ -110,7 +111,8 @@ class Measurement:
     superseded: str
     """How a newer attempt ended that has no numbers; empty where these are of the newest."""
     changed: frozenset[str]
-    """``code``, ``weights``: what this checkout has otherwise than the numbers were measured with."""
+    """``code``, ``weights``, ``packages`` (those that are locked): what this checkout has otherwise than the
+    numbers were measured with."""
     quality: Quality | None
     tagged: bool = False
     """Whether ``changed`` is said of the row: its section holds rows of which it is not true."""
@@ -189,12 +191,13 @@ def _superseded(shown: Attempt, newest: Attempt) -> str:
 
 
 def _changed(attempt: Attempt) -> frozenset[str]:
+    packages = {"packages"} if locked_otherwise(attempt) else set()
     made_of = attempt.result.ingredients
     if made_of is None:
-        return frozenset()
+        return frozenset(packages)
     here = identity.ingredients(attempt.row, made_of.weights)
     pairs = {"code": (made_of.code, here.code), "weights": (made_of.data, here.data)}
-    return frozenset(name for name, (then, now) in pairs.items() if then != now)
+    return frozenset(packages | {name for name, (then, now) in pairs.items() if then != now})
 
 
 def shown_code(result: Result, cell: Cell) -> Code:

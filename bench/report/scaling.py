@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bench import steady
 from bench.matrix import PLAIN
 from bench.record import Agreement, Result
+from bench.report.gains import refusal
 from bench.report.gpu_time import communication_seconds
 from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, p50_entry, quantile_entry, scope, stack_entry
@@ -46,12 +47,17 @@ class Scaled:
     def speedup(self, over: Measurement | None) -> float | None:
         """Of one request; None for replicas, each of which takes as long as one GPU."""
         one, several = p50(over), p50(self.measurement)
-        return one / several if one and several and self.shares_requests else None
+        alike = self.shares_requests and not self.refusal(over)
+        return one / several if one and several and alike else None
+
+    def refusal(self, other: Measurement | None) -> str:
+        """Why nothing is divided by or into the other's figures."""
+        return refusal(self.measurement, other) if other else ""
 
     def efficiency(self, over: Measurement | None) -> float | None:
         """T1 / (N * TN)"""
         one, several = p50(over), p50(self.measurement)
-        if one is None or several is None or not self.shares_requests:
+        if one is None or several is None or not self.shares_requests or self.refusal(over):
             return None
         return steady.scaling_efficiency(one, several, self.gpus)
 
@@ -69,7 +75,7 @@ class Scaled:
         others = images_per_s(self.replicas, (self.gpus, 2 * self.gpus)) if self.replicas else {}
         own = self.throughputs()
         both = own.keys() & others.keys()
-        return own[max(both)] / others[max(both)] if both else None
+        return own[max(both)] / others[max(both)] if both and not self.refusal(self.replicas) else None
 
 
 def communication_share(result: Result) -> float | None:
@@ -196,20 +202,21 @@ def _line(of: Scaled) -> Line:
     cell, one = of.measurement.cell(), of.own.cell() if of.own else None
     own, best = of.efficiency(of.own), of.efficiency(of.best)
     against, images = of.against_replicas(), of.throughputs()
+    t1 = f"T1 of {stack(of.best.row)}" if of.best and best else ""
     sent, share = of.measurement.latest.communication, communication_share(of.measurement.latest)
     entries = (
         stack_entry(of.measurement, cell, *(of.measurement.cell(users) for users in images)),
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
         p50_entry(one),
-        figure(of.speedup(of.own), ratio(of.speedup(of.own))),
+        figure(of.speedup(of.own), ratio(of.speedup(of.own)), note=of.refusal(of.own)),
         figure(own, _percent(own)),
-        figure(best, _percent(best), note=f"T1 of {stack(of.best.row)}" if of.best and best else ""),
+        figure(best, _percent(best), note=of.refusal(of.best) or t1),
         agreement_entry(of.measurement.latest.agreement),
         figure(share, _percent(share)),
         figure(sent.sent_bytes_per_step / MB if sent else None),
         figure(images.get(of.gpus)),
         figure(images.get(2 * of.gpus)),
-        Entry(ratio(against), against, tags=of.marks_of_replicas()),
+        Entry(ratio(against), against, note=of.refusal(of.replicas), tags=of.marks_of_replicas()),
     )
     return Line(entries)
 

@@ -6,7 +6,7 @@ from bench.config import BUDGETS
 from bench.kernel_kinds import HINTS
 from bench.quality import Closeness, Quality
 from bench.report import names
-from bench.report.gains import Gains, Layer
+from bench.report.gains import Gains, Layer, RefusedLayer
 from bench.report.gpu_time import GpuTime, gpu_time
 from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
@@ -208,17 +208,30 @@ def layers(section: Section, case: UseCase, gains: Gains) -> Table:
         Column("Gain", hint="Parent's median over this one; verdict and 95 % CI"),
         Column("Interaction", hint="Gain here over the gain of the same change alone on the reference"),
     )
-    lines = tuple(_layer_line(layer) for layer in gains.layers)
+    lines = (
+        *(_layer_line(layer) for layer in gains.layers),
+        *(_refused_line(layer) for layer in gains.refused_layers),
+    )
     return Table(f"Gains by layer: {case.title}", scope(section), columns, lines)
+
+
+def _refused_line(layer: RefusedLayer) -> Line:
+    return Line((*_layer_medians(layer), gain_entry(None, refusal=layer.refusal), Entry(MISSING)))
+
+
+def _layer_medians(layer: Layer | RefusedLayer) -> tuple[Entry, ...]:
+    return (
+        stack_entry(layer.measurement),
+        words(layer.change, note=f"parent: {names.stack(layer.parent.row)}"),
+        p50_entry(layer.parent.cell()),
+        p50_entry(layer.measurement.cell()),
+    )
 
 
 def _layer_line(layer: Layer) -> Line:
     crossed = layer.interaction.value if layer.interaction else None
     entries = (
-        stack_entry(layer.measurement),
-        words(layer.change, note=f"parent: {names.stack(layer.parent.row)}"),
-        p50_entry(layer.parent.cell()),
-        p50_entry(layer.measurement.cell()),
+        *_layer_medians(layer),
         gain_entry(layer.gain),
         figure(crossed, ratio(crossed), note="not the product of its parts" if layer.interacts else ""),
     )

@@ -11,21 +11,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from bench import identity
-from bench.host import locks
-from bench.images import image_of
 from bench.report.groups import Section
+from bench.report.packages import lock_differences
 from bench.report.pool import Measurement
 from bench.report.text import plural
 
-NAMES = {"code": "the code that measures", "weights": "the tiny weights"}
-"""Ingredients of a fingerprint, as they are named to a reader."""
+SAID = {
+    "code": "In this checkout the code that measures has changed since",
+    "weights": "In this checkout the tiny weights have changed since",
+    "packages": "This checkout locks other packages than measured here",
+}
+"""Ingredient of a fingerprint -> what is said of it to a reader."""
 
 
 def banner(section: Section) -> str:
     """A paragraph for the top of the section."""
     measured = [each for each in section.measurements if each.cells]
-    return " ".join((*_measured(measured), *_changed(measured), *_packages(measured)))
+    return " ".join((*_measured(measured), *_changed(measured)))
 
 
 def _measured(of: list[Measurement]) -> Iterator[str]:
@@ -38,28 +40,15 @@ def _measured(of: list[Measurement]) -> Iterator[str]:
 
 
 def _changed(of: list[Measurement]) -> Iterator[str]:
-    for ingredient, name in NAMES.items():
+    for ingredient, said in SAID.items():
         count = sum(ingredient in each.changed for each in of)
         if count:
             which = "" if count == len(of) else f" for {count} of {len(of)} rows, tagged stale"
-            yield f"In this checkout {name} {'has' if ingredient == 'code' else 'have'} changed since{which}."
+            told = _packages(of) if ingredient == "packages" else ""
+            yield f"{said}{which}{told}."
 
 
-def _packages(of: Iterable[Measurement]) -> Iterator[str]:
-    """Measured and locked versions, where they differ."""
-    found = {difference: None for each in of for difference in package_differences(each)}
-    if found:
-        yield f"This checkout locks other packages than measured here: {', '.join(sorted(found))}."
-
-
-def package_differences(of: Measurement) -> Iterator[str]:
-    """``numpy 2.5.2 (locked 2.4.6)``; what the lock of the row's image does not hold is not compared, nor
-    which build of a version it was."""
-    environment, image = of.latest.environment, image_of(of.row)
-    if environment is None or image is None:
-        return
-    locked = locks.versions(image)
-    for name in identity.MEASURED_PACKAGES:
-        version = environment.packages.get(name, "").partition("+")[0]
-        if version and name in locked and version not in locked[name]:
-            yield f"{name} {version} (locked {' or '.join(locked[name])})"
+def _packages(of: Iterable[Measurement]) -> str:
+    """Measured and locked versions, where they differ; a lock may also differ in other packages only."""
+    found = {difference for each in of for difference in lock_differences(each.attempts[-1])}
+    return f": {', '.join(sorted(found))}" if found else ""
