@@ -167,7 +167,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row = fake_row(row=str(host + 1), attention="sdpa" if host == 1 else "cudnn")
         write_attempt(results, fake_result(row, host=host, n=10 * host, shapes=[(1, 1)]))
     crashed = fake_row(row="9", compilation="inductor")
-    tail = ["x" * 400, *(["a reason of many words"] * 30)]
+    tail = ["x" * 400, "a reason of many words " * 30]
     write_attempt(results, fake_result(crashed, host=1, code=Code.CRASHED, reason="long", log_tail=tail))
     write(results, results / "analysis")
     return results / "analysis"

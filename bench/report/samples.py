@@ -85,10 +85,10 @@ def _images(measurement: Measurement) -> Path | None:
 
 
 def _texts(images: Path) -> dict[str, str]:
-    """Prompt's id -> its text. Raises ValueError for a file that is not JSON."""
+    """Prompt's id -> its text; without a file that can be read the page shows ids."""
     try:
         return dict(json.loads((images / layout.PROMPTS).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 
