@@ -22,7 +22,7 @@ from bench.matrix import BASELINE, REFERENCE, Row
 from bench.report import dot_names, html, names, scatter, strips, theme
 from bench.report.chart_data import MOST_STACKS, Rows, label
 from bench.report.charts import Figure, figures
-from bench.report.draw import headed, shortened
+from bench.report.draw import headed, numbered, shortened
 from bench.report.load import load
 from bench.report.page import report
 
@@ -61,6 +61,11 @@ def heights_of_texts(svg: str) -> dict[str, float]:
 def test_coordinates_are_rounded_and_the_numbers_that_people_read_are_not() -> None:
     svg = '<path d="M0.1299,5L10.12345,7"/><text transform="translate(3.14159,2)">0.0742</text>'
     assert shortened(svg) == '<path d="M0.13,5L10.12,7"/><text transform="translate(3.14,2)">0.0742</text>'
+
+
+def test_a_chart_is_the_same_file_whichever_charts_its_process_drew_before() -> None:
+    svg = '<g clip-path="url(#clip{0})"/><clipPath id="clip{0}"/><g clip-path="url(#clip{1})"/>'
+    assert numbered(svg.format(7, 12)) == numbered(svg.format(0, 1)) == svg.format(0, 1)
 
 
 def test_every_row_of_the_matrix_has_a_name_of_its_own_and_room_for_it() -> None:

@@ -63,7 +63,7 @@ def _draw(folder: Path, figure: Figure) -> str:
     import vl_convert
     from PIL import Image
 
-    svg = shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))
+    svg = numbered(shortened(vl_convert.vegalite_to_svg(figure.vega_lite())))
     whole = headed(figure, svg)
     write_atomically(folder / f"{figure.name}.svg", whole + "\n")
     with Image.open(io.BytesIO(vl_convert.svg_to_png(whole, scale=PNG_SCALE))) as image:
@@ -76,6 +76,14 @@ def shortened(svg: str) -> str:
     """Coordinates to a hundredth of a pixel: fewer bytes, the same picture. They stand in attributes; what is
     between tags is read by people."""
     return re.sub(r'="[^"]*"', lambda value: _rounded(value[0]), svg)
+
+
+def numbered(svg: str) -> str:
+    """Vega numbers the clips of all charts that a process draws. Each chart's own begin anew here: the same
+    chart is the same file, whichever were drawn before it."""
+    clip = r'(?<=url\(#)clip\d+|(?<=id=")clip\d+'
+    own = {name: f"clip{number}" for number, name in enumerate(dict.fromkeys(re.findall(clip, svg)))}
+    return re.sub(clip, lambda name: own[name[0]], svg)
 
 
 def _rounded(coordinates: str) -> str:
