@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench import layout, record, stats
+from bench.config import BUDGETS
 from bench.matrix import Row
 from bench.pictures import LATENTS
 from bench.record import Cell, Code, Status
@@ -108,9 +109,10 @@ def main() -> int:
             seconds_each = latency_seconds(result.row, folder)
             if math.isnan(seconds_each):
                 happen("exit7", folder)
-            latency = stats.summarise([seconds_each] * 13, users)
+            n = BUDGETS[asked.budget].n_per_process
+            latency = stats.summarise([seconds_each] * n, users)
             status = Status(code=Code.OK)
-            diary.finish(Cell(users=users, images=images, status=status, n=13, latency=latency))
+            diary.finish(Cell(users=users, images=images, status=status, n=n, latency=latency))
     except Stopped:
         diary.close(Status(code=Code.INTERRUPTED, reason="stopped by SIGTERM"))
         return 3

@@ -102,6 +102,41 @@ def test_a_budget_of_two_processes_asks_for_the_second() -> None:
     assert ask(budget=BUDGETS["standard"]).attempts == 2
 
 
+def test_requests_are_counted_not_only_processes_and_the_plan_says_how_many_are_missing() -> None:
+    """``run 73 --budget full --requests 2`` is ok, of the full budget, and holds 2 of its 368 requests."""
+    full = BUDGETS["full"]
+    short = [result(budget="full", n=2, seed=seed, shapes=((1, 1),)) for seed in range(full.processes)]
+    for count in range(1, len(short) + 1):
+        decision = ask(*short[:count], budget=full, cells=((1, 1),))
+        assert (decision.action, decision.attempts) == (Action.RUN, 3)
+        there, missing = 2 * count, full.n - 2 * count
+        assert f"1x1 has {there} of {full.n} requests, {missing} are missing" in decision.reason
+    rest = [result(budget="full", n=full.n_per_process, seed=seed, shapes=((1, 1),)) for seed in (7, 8, 9)]
+    assert ask(*short, *rest[:2], budget=full, cells=((1, 1),)).attempts == 1
+    assert ask(*short, *rest, budget=full, cells=((1, 1),)).action is Action.DONE
+    assert ask(*rest, budget=full, cells=((1, 1),)).action is Action.DONE
+
+
+def test_requests_of_several_short_attempts_add_up_to_a_budget() -> None:
+    assert ask(result(n=4)).action is Action.RUN
+    assert ask(result(n=4), result(n=8, seed=1)).action is Action.RUN
+    assert ask(result(n=4), result(n=8, seed=1), result(n=4, seed=2)).action is Action.DONE
+
+
+def test_a_budget_asked_for_in_more_processes_needs_no_more_of_them_for_its_requests() -> None:
+    twice = replace(BUDGETS["quick"], processes=2)
+    assert ask(budget=twice).attempts == 2
+    assert ask(result(), budget=twice).attempts == 1
+    assert ask(result(n=2), budget=twice).attempts == 1, "the next process makes all 13"
+    assert ask(result(), result(seed=1), budget=twice).action is Action.DONE
+
+
+def test_an_attempt_of_fewer_requests_teaches_no_estimate_and_so_no_time_limit() -> None:
+    row, cells = fake_row(hardware="cpu"), ((1, 1),)
+    short = Estimates.from_pasts({"1": past(result(shapes=cells, n=4))})
+    assert short.seconds(row, "quick", cells) == guess_seconds(row, "quick", cells)
+
+
 def test_only_the_missing_cells_of_an_interrupted_row_run() -> None:
     cells = [fake_cell(1, 1, gpu=False), fake_cell(1, 4, code=Code.INTERRUPTED, gpu=False)]
     decision = ask(result(cells=cells))
@@ -134,7 +169,7 @@ def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_i
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
     decision = ask(*twice, cells=((1, 1),))
     assert decision.action is Action.MARKED
-    assert "1x1 has 0 of its 1 processes stable (0 requests); the last one: fake unst" in decision.reason
+    assert "1x1 has 0 of its 1 processes stable (0 of 13 requests); the last" in decision.reason
     assert "--retry" in decision.reason
     assert ask(*twice, retry=True).action is Action.RUN
 
@@ -160,7 +195,7 @@ def test_each_process_that_a_budget_asks_for_has_its_own_retry(ended: str, actio
     decision = ask(*attempts, budget=BUDGETS["standard"], cells=((1, 1),))
     assert decision.action is action
     if action is Action.MARKED:
-        assert "1x1 has 1 of its 2 processes stable (18 requests)" in decision.reason
+        assert "1x1 has 1 of its 2 processes stable (18 of 36 requests)" in decision.reason
 
 
 def test_a_measured_row_stopped_before_its_pictures_runs_its_first_cell_for_them() -> None:

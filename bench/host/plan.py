@@ -110,8 +110,7 @@ def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wante
     states = {cell: _state(cell, enough, wanted) for cell in wanted.cells}
     missing = tuple(cell for cell, state in states.items() if state is Action.RUN)
     if missing:
-        measured = min(_codes(cell, enough).count(Code.OK) for cell in missing)
-        attempts = max(wanted.budget.processes - measured, 1)
+        attempts = max(_processes_left(cell, enough, wanted.budget) for cell in missing)
         return Decision(row, Action.RUN, _why_run(enough, missing, stale, wanted), missing, attempts, stale)
     settled = [cell for cell, state in states.items() if state is Action.SETTLED]
     if settled:
@@ -122,7 +121,7 @@ def _what_is_left(row: Row, current: Sequence[Result], stale: int, wanted: Wante
         reason = f"measured, but {enough[-1].status.code} before its pictures were saved"
         return Decision(row, Action.RUN, reason, wanted.cells[:1], stale=stale)
     if marked := [cell for cell, state in states.items() if state is Action.MARKED]:
-        return Decision(row, Action.MARKED, _why_marked(marked, enough, wanted.budget.processes), stale=stale)
+        return Decision(row, Action.MARKED, _why_marked(marked, enough, wanted.budget), stale=stale)
     return Decision(row, Action.DONE, f"done here ({enough[-1].attempt})", stale=stale)
 
 
@@ -150,7 +149,7 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
     """DONE, MARKED, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host. Each
     process that the budget asks for has its own retries."""
     codes = _codes(cell, attempts)
-    if codes.count(Code.OK) >= wanted.budget.processes:
+    if not _processes_left(cell, attempts, wanted.budget):
         return Action.DONE
     failed = list(takewhile(lambda code: code is not Code.OK, reversed(codes)))
     if not failed or wanted.retry or may_retry(failed[0], failed.count(failed[0])):
@@ -158,14 +157,30 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
     return Action.MARKED if failed[0] in HAS_NUMBERS else Action.SETTLED
 
 
-def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], processes: int) -> str:
-    """``1x1 has 1 of its 3 processes stable (123 requests); the last one: ...``"""
+def _processes_left(cell: CellShape, attempts: Sequence[Result], budget: Budget) -> int:
+    """Fresh processes that the cell still needs: as many as the budget asks for, and enough for its requests.
+    One that made fewer (``run --requests``) counts as a process, but not as a whole share."""
+    stable = _stable(cell, attempts)
+    # Not the budget's own share: a campaign may ask for more processes, and each measures the usual one.
+    share = BUDGETS[budget.name].n_per_process
+    for_requests = -(-max(budget.n - sum(stable), 0) // share)
+    return max(budget.processes - len(stable), for_requests)
+
+
+def _stable(cell: CellShape, attempts: Sequence[Result]) -> list[int]:
+    """Steady requests of each attempt at which the cell ended ``ok``."""
+    measured = [found for each in attempts if (found := each.cell(*cell)) is not None]
+    return [each.n for each in measured if each.status.code is Code.OK]
+
+
+def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], budget: Budget) -> str:
+    """``1x1 has 1 of its 3 processes stable (123 of 368 requests); the last one: ...``"""
     parts, reason = [], ""
     for users, images in cells:
         measured = [cell for each in attempts if (cell := each.cell(users, images)) is not None]
-        stable = [cell.n for cell in measured if cell.status.code is Code.OK]
-        has = f"{users}x{images} has {len(stable)} of its {processes} processes stable"
-        parts.append(f"{has} ({sum(stable)} requests)")
+        stable = _stable((users, images), attempts)
+        has = f"{users}x{images} has {len(stable)} of its {budget.processes} processes stable"
+        parts.append(f"{has} ({sum(stable)} of {budget.n} requests)")
         reason = measured[-1].status.reason
     return f"{', '.join(parts)}; the last one: {reason}; --retry runs it again"
 
@@ -208,9 +223,24 @@ def _why_run(attempts: Sequence[Result], missing: Sequence[CellShape], stale: in
     if not attempts:
         return f"only stale results ({stale}): measured by other code or packages" if stale else "new"
     if len(missing) < len(wanted.cells):
-        return f"goes on: {len(wanted.cells) - len(missing)} of {len(wanted.cells)} cells are done"
+        done = len(wanted.cells) - len(missing)
+        return f"goes on: {done} of {len(wanted.cells)} cells are done" + _what_is_there(
+            attempts, missing, wanted
+        )
     last = attempts[-1].status.code
-    return f"{last} earlier, tried again" if last is not Code.OK else f"process {len(attempts) + 1}"
+    again = f"{last} earlier, tried again" if last is not Code.OK else f"process {len(attempts) + 1}"
+    return again + _what_is_there(attempts, missing, wanted)
+
+
+def _what_is_there(attempts: Sequence[Result], missing: Sequence[CellShape], wanted: Wanted) -> str:
+    """``; 1x1 has 4 of 368 requests, 364 are missing``, of the cells that have some."""
+    n = wanted.budget.n
+    there = {(users, images): sum(_stable((users, images), attempts)) for users, images in missing}
+    return "".join(
+        f"; {users}x{images} has {requests} of {n} requests, {max(n - requests, 0)} are missing"
+        for (users, images), requests in there.items()
+        if requests
+    )
 
 
 PROMISE = {
