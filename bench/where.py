@@ -6,13 +6,12 @@ Conditions are separated by spaces and must all hold; a comma means any of; ``!=
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from bench.hardware import HARDWARE
 from bench.images import IMAGES, image_of
-from bench.matrix import AXIS_NAMES, ROW_ID, Row
+from bench.matrix import AXIS_NAMES, Row
 from bench.phases import PHASES, phase_of
 from bench.vocabulary import near, vocabulary
 
@@ -33,13 +32,6 @@ KEYS: dict[str, Callable[[Row], str]] = {
 """What a condition may name: the columns, and the derived phase and image."""
 
 _CONDITION = re.compile(r"(?P<key>[^=!]*)(?P<sign>!?=)(?P<values>.*)", re.DOTALL)
-_SHAPES = {
-    "row": ROW_ID,
-    "parent": re.compile(rf"{ROW_ID.pattern}|none"),
-    "hardware": HARDWARE,
-    "size": re.compile(r"[1-9][0-9]*"),
-    "steps": re.compile(r"[1-9][0-9]*"),
-}
 
 
 class WhereError(Exception):
@@ -56,8 +48,9 @@ class Condition:
         return (KEYS[self.key](row) in self.values) is not self.negated
 
 
-def parse(text: str) -> tuple[Condition, ...]:
-    """Raises WhereError naming each part that is wrong, with what was probably meant."""
+def parse(text: str, rows: Sequence[Row]) -> tuple[Condition, ...]:
+    """Raises WhereError naming each part that is wrong, with what was probably meant. An id, a size or a
+    hardware that none of the ``rows`` has is wrong too: left out in silence, it would look measured."""
     conditions: list[Condition] = []
     wrong: list[str] = []
     for part in text.split():
@@ -66,7 +59,7 @@ def parse(text: str) -> tuple[Condition, ...]:
             wrong.append(f"{part!r} is not key=value or key!=value")
             continue
         values = match["values"].split(",")
-        wrong += _mistakes(match["key"], values, [condition.key for condition in conditions])
+        wrong += _mistakes(match["key"], values, [condition.key for condition in conditions], rows)
         conditions.append(Condition(match["key"], frozenset(values), match["sign"] == "!="))
     if wrong:
         raise WhereError("\n".join(wrong))
@@ -76,29 +69,35 @@ def parse(text: str) -> tuple[Condition, ...]:
 def select(rows: Iterable[Row], where: str = "", tier: str = "core") -> list[Row]:
     """The rows that ``where`` describes, in their order. ``tier`` is ``core``, ``extended`` or ``all``,
     and gives way to a condition that names the tier or single rows."""
-    conditions = parse(where)
+    rows = list(rows)
+    conditions = parse(where, rows)
     if tier != "all" and not any(condition.key in {"tier", "row"} for condition in conditions):
         conditions += (Condition("tier", frozenset({tier})),)
     return [row for row in rows if all(condition.holds(row) for condition in conditions)]
 
 
-def _mistakes(key: str, values: list[str], earlier: list[str]) -> list[str]:
+def _mistakes(key: str, values: list[str], earlier: list[str], rows: Sequence[Row]) -> list[str]:
     if key not in KEYS:
         return [f"unknown key {key!r}{near(key, KEYS)}"]
     if key in earlier:
         return [f"{key} is named twice; write {key}=A,B for any of several values"]
-    return [message for value in values if (message := _value_mistake(key, value))]
+    listed = _listed_values(key)
+    known = listed or dict.fromkeys(KEYS[key](row) for row in rows)
+    unknown = [value for value in values if value not in known]
+    if listed:
+        return [f"unknown {key} {value!r}{near(value, known)}" for value in unknown]
+    if key in {"row", "parent"}:  # of thousands of numbers none is nearer than another
+        return [f"no row has the {'id' if key == 'row' else key} {value!r}" for value in unknown]
+    return [f"no row has the {key} {value!r}{near(_written_out(value, known), known)}" for value in unknown]
 
 
-def _value_mistake(key: str, value: str) -> str | None:
-    if key in _SHAPES:
-        return None if _SHAPES[key].fullmatch(value) else f"{value!r} cannot be a {key}"
-    known = _known_values(key)
-    if value in known:
-        return None
-    return f"unknown {key} {value!r}{near(value, known)}"
-
-
-def _known_values(key: str) -> list[str]:
+def _listed_values(key: str) -> dict[str, None]:
+    """Those that the bench knows whatever the matrix holds; none of a column that any value may stand in."""
     derived: dict[str, Iterable[str]] = {"phase": map(str, PHASES), "image": (*IMAGES, "none")}
-    return list((derived | vocabulary())[key])
+    return dict.fromkeys((derived | vocabulary()).get(key, ()))
+
+
+def _written_out(value: str, known: Collection[str]) -> str:
+    """``h100x1`` for ``h100`` and ``H100x1``, where that is known; else as it is."""
+    small = value.lower()
+    return next((guess for guess in (small, f"{small}x1") if guess in known), value)

@@ -56,19 +56,25 @@ def test_derived_phase_and_image_can_be_asked_for() -> None:
         ("task", "'task' is not key=value"),
         ("task=", "unknown task ''; known: txt2img, img2img, inpaint"),
         ("task=txt2img task=inpaint", "task is named twice; write task=A,B"),
-        ("hardware=H100", "'H100' cannot be a hardware"),
-        ("row=x", "'x' cannot be a row"),
+        ("hardware=h100", "no row has the hardware 'h100'; did you mean 'h100x1'?"),
+        ("hardware=H100", "no row has the hardware 'H100'; did you mean 'h100x1'?"),
+        ("hardware=cpu,H100x8", "no row has the hardware 'H100x8'; did you mean 'h100x8'?"),
+        ("hardware=abc", "no row has the hardware 'abc'; known: "),
+        ("row=x", "no row has the id 'x'"),
+        ("row=39,99999", "no row has the id '99999'"),
+        ("parent!=99999", "no row has the parent '99999'"),
+        ("size=1000", "no row has the size '1000'; known: 1024, 128, 2048"),
         ("phase=6", "unknown phase '6'; known: 1, 2, 3, 4, 5"),
         ("why=baseline", "unknown key 'why'; known: row, tier, hardware"),
     ],
 )
 def test_what_is_not_understood_is_an_error_with_the_next_step(text: str, message: str) -> None:
     with pytest.raises(WhereError) as caught:
-        parse(text)
+        parse(text, ROWS)
     assert message in str(caught.value)
 
 
 def test_every_mistake_of_a_selection_is_told_at_once() -> None:
     with pytest.raises(WhereError) as caught:
-        parse("tsk=txt2img vae=tile what")
+        parse("tsk=txt2img vae=tile what", ROWS)
     assert len(str(caught.value).splitlines()) == 3
