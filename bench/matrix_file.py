@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.flux import MODELS, TOKEN_PIXELS
@@ -20,6 +20,7 @@ from bench.vocabulary import near, vocabulary
 
 _FIELD = re.compile(r'"(?:[^"]|"")*"|[^,]*')
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_BYTE_ORDER_MARK = "\ufeff"
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
@@ -73,8 +74,8 @@ def parse(data: bytes) -> tuple[list[Row], list[Problem]]:
         return [], [Problem(before.count("\n") + 1, column, f"not UTF-8: byte 0x{data[error.start]:02x}")]
     if not text:
         return [], [Problem(1, 1, f"empty file; its first line must be {','.join(COLUMNS)}")]
-    lines = text.split("\n")
-    problems: list[Problem] = []
+    problems = list(_editor_problems(text))
+    lines = [line.removesuffix("\r") for line in text.removeprefix(_BYTE_ORDER_MARK).split("\n")]
     if lines[-1] == "":
         lines.pop()
     else:
@@ -107,6 +108,18 @@ def dump(rows: Iterable[Row]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
     return buffer.getvalue()
+
+
+def _editor_problems(text: str) -> Iterator[Problem]:
+    """What an editor or spreadsheet did to the whole file, once and not for every line."""
+    if text.startswith(_BYTE_ORDER_MARK):
+        yield Problem(1, 1, "a byte order mark stands before the header; save the file as UTF-8 without BOM")
+    if crlf := text.count("\r\n"):
+        end = text.index("\r\n")
+        number, before = text.count("\n", 0, end) + 1, text.rfind("\n", 0, end) + 1
+        advice = r"save the file with LF, as `sed -i 's/\r$//'` does"
+        message = f"{crlf} lines end in CRLF; {advice}"
+        yield Problem(number, end - before + 1, message)
 
 
 def _header(line: str) -> tuple[list[str], list[Problem]]:
@@ -190,34 +203,63 @@ def _misfit(column: str, fields: Mapping[str, str]) -> str | None:
 
 def _relation_problems(entries: list[_Line]) -> Iterator[Problem]:
     """Ids and identities that stand twice, ids out of order, parents that are none."""
-    by_id: dict[str, _Line] = {}
+    ids = _ids(entries)
+    yield from ids.problems
     by_identity: dict[tuple[str, ...], _Line] = {}
-    last_id = 0
-    for expected_id, entry in enumerate(entries, start=1):
-        row_id = entry.fields.get("row")
-        if row_id is not None:
-            if row_id in by_id:
-                yield entry.problem("row", f"id {row_id} already stands in line {by_id[row_id].number}")
-            # Where a line was removed the ids go on from the gap, where one id is mistyped they do not.
-            elif int(row_id) not in {last_id + 1, expected_id}:
-                yield entry.problem("row", f"id {row_id} follows {last_id}: rows are appended, none removed")
-            by_id.setdefault(row_id, entry)
-            last_id = int(row_id)
+    for entry in entries:
         if entry.fields.keys() >= set(IDENTITY):
             identity = tuple([entry.fields[column] for column in IDENTITY])
             twin = by_identity.setdefault(identity, entry)
             if twin is not entry:
                 where = f"row {twin.fields.get('row', '?')} in line {twin.number}"
                 yield Problem(entry.number, 1, f"the same hardware, workload, use case and stack as {where}")
-    for expected_id, entry in enumerate(entries, start=1):
-        by_id.setdefault(str(expected_id), entry)  # the children of a mistyped id are no orphans
-    for entry in entries:
-        message = _parent_problem(entry, by_id)
+        message = _parent_problem(entry, ids)
         if message:
             yield entry.problem("parent", message)
 
 
-def _parent_problem(entry: _Line, by_id: Mapping[str, _Line]) -> str | None:
+@dataclass
+class _Ids:
+    lines: dict[str, _Line] = field(default_factory=dict)
+    """id -> its line, also of an id that is mistyped: the children of such a row are no orphans."""
+    removed: list[range] = field(default_factory=list)
+    """Ids whose lines are gone. That is told once, where the ids go on, and not for every child."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _ids(entries: list[_Line]) -> _Ids:
+    found = _Ids()
+    mistyped: list[tuple[str, _Line]] = []
+    last_id, shift = 0, 0  # shift: by how much ids are ahead of the lines
+    numbers = [int(entry.fields["row"]) if "row" in entry.fields else None for entry in entries]
+    for place, (number, entry) in enumerate(zip(numbers, entries, strict=True), start=1):
+        expected = place + shift
+        if number is None:
+            mistyped.append((str(expected), entry))
+            continue
+        twin = found.lines.get(str(number))
+        if twin is not None:
+            found.problems.append(entry.problem("row", f"id {number} already stands in line {twin.number}"))
+            mistyped.append((str(expected), entry))
+        elif number not in {last_id + 1, expected}:
+            message = f"id {number} follows {last_id}: rows are appended, none removed"
+            found.problems.append(entry.problem("row", message))
+            # Where lines were removed the ids go on from the gap, where one id is mistyped they do not.
+            if number > expected and numbers[place : place + 1] in ([], [number + 1]):
+                found.removed.append(range(expected, number))
+                shift = number - place
+            else:
+                mistyped.append((str(expected), entry))
+        else:
+            shift = number - place
+        found.lines.setdefault(str(number), entry)
+        last_id = number
+    for row_id, entry in mistyped:
+        found.lines.setdefault(row_id, entry)
+    return found
+
+
+def _parent_problem(entry: _Line, ids: _Ids) -> str | None:
     """Why the parent of a row is not one: a parent stands above, on the same hardware, with the same
     workload and use case, and differs in exactly one option."""
     fields = entry.fields
@@ -228,7 +270,9 @@ def _parent_problem(entry: _Line, by_id: Mapping[str, _Line]) -> str | None:
             axis for axis, plain in PLAIN.items() if axis != "parallel" and fields.get(axis, plain) != plain
         ]
         return f"missing, though {', '.join(layers)} could be undone" if layers else None
-    parent = by_id.get(fields["parent"])
+    parent = ids.lines.get(fields["parent"])
+    if parent is None and any(int(fields["parent"]) in gone for gone in ids.removed):
+        return None
     if parent is None:
         return f"row {fields['parent']} does not exist"
     if parent.number >= entry.number:

@@ -154,6 +154,44 @@ def test_a_broken_line_is_told_once_and_its_children_are_no_orphans() -> None:
         assert [problem.line for problem in problems] == [2], broken
 
 
+@pytest.mark.parametrize("gone", [(100,), (1,), (100, 101), (100, 500), (len(ROWS) - 1,)])
+def test_a_removed_line_is_told_once_and_not_again_for_every_child_of_its_row(gone: tuple[int, ...]) -> None:
+    lines = TEXT.splitlines(keepends=True)
+    for row_id in reversed(gone):
+        del lines[row_id]
+    told = problems_of("".join(lines))
+    gaps = [row_id for row_id in gone if row_id + 1 not in gone]
+    starts = [next(i for i in range(end, -1, -1) if i not in gone) for end in gaps]
+    assert [problem.message for problem in told] == [
+        f"row: id {end + 1} follows {start}: rows are appended, none removed"
+        for start, end in zip(starts, gaps, strict=True)
+    ]
+
+
+def test_a_line_removed_hides_no_mistake_of_the_other_rows() -> None:
+    text = edited((169, "parent", ""), (200, "row", "9999"), (300, "parent", "99999"))
+    lines = text.splitlines(keepends=True)
+    del lines[100]
+    assert [problem.message for problem in sorted(problems_of("".join(lines)))] == [
+        "row: id 101 follows 99: rows are appended, none removed",
+        "parent: missing, though compilation could be undone",
+        "row: id 9999 follows 199: rows are appended, none removed",
+        "parent: row 99999 does not exist",
+    ]
+
+
+def test_what_an_editor_did_to_the_whole_file_is_told_once_with_what_to_do() -> None:
+    assert messages_of(TEXT.replace("\n", "\r\n")) == [
+        f"{len(ROWS) + 1} lines end in CRLF; save the file with LF, as `sed -i 's/\\r$//'` does"
+    ]
+    (mark,) = messages_of("\ufeff" + TEXT)
+    assert "without BOM" in mark
+    both = edited((3, "attention", "cudn")).replace("\n", "\r\n")
+    assert [problem.line for problem in problems_of("\ufeff" + both)] == [1, 1, 4]
+    (one,) = problems_of(TEXT.replace("core", "co\rre", 1))
+    assert "control character" in one.message
+
+
 @pytest.mark.parametrize(
     ("data", "place"),
     [
