@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from campaigns import FOUR, ONE, codes, cpu_row, run_rows, saved
+from fakes import fake_row
 from host_driver import STANDIN
 from rich.console import Console
 
@@ -125,6 +126,16 @@ def test_an_unsupported_row_gets_one_result_with_its_rule_and_nothing_runs(resul
         assert [result.status.code for result in unsupported] == [Code.UNSUPPORTED]
         assert rule in unsupported[0].status.reason
     assert run_rows(results, rows[:1])[0] == 1, "a campaign of nothing but refusals has not succeeded"
+
+
+def test_of_an_unsupported_row_whose_hardware_is_absent_the_plan_tells_and_nothing_is_written(
+    results: Path,
+) -> None:
+    row = fake_row(row="1", hardware="h100x1", cache="replay-50")
+    code, said = run_rows(results, [row], weights="hub")
+    assert code == 1
+    assert "unsupported: row 1" in said
+    assert saved(results) == []
 
 
 def test_rows_that_no_longer_fit_the_time_are_left_out_by_name(results: Path) -> None:

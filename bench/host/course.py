@@ -14,7 +14,7 @@ from bench import layout, record
 from bench.host import attempt, packing
 from bench.host.campaign import Board, Campaign, broken_off_by, environments
 from bench.host.fanout import Plan, Wanting
-from bench.host.gpus import candidates
+from bench.host.gpus import candidates, misfit
 from bench.host.leases import Lease
 from bench.host.local import Executor
 from bench.host.outcome import Summary
@@ -79,10 +79,13 @@ def run_lanes(lanes: Sequence[Campaign], wanting: Wanting, display: Display) -> 
 
 
 def write_refusals(plan: Plan, wanting: Wanting) -> None:
-    """Once for each: the rule that says no is part of the row's results, like a number would be."""
+    """Once for each: the rule that says no is part of the row's results, like a number would be. Of hardware
+    that is not here nothing is written: this machine's name has no place among that hardware's results."""
     here = environments(wanting.gpus)
     for decision in plan.having(Action.UNSUPPORTED):
         row = decision.row
+        if misfit(row, wanting.gpus):
+            continue
         status = Status(code=Code.UNSUPPORTED, reason=decision.reason)
         fingerprint = wanting.fingerprint(row)
         past = wanting.past(row).results
