@@ -17,8 +17,14 @@ from bench import check_cell, identity, layout, record
 from bench.attempts import complaints
 from bench.check_cell import close, ranges
 from bench.check_files import file_faults
+from bench.host.gpus import Gpu
 from bench.matrix import AXIS_NAMES, IDENTITY, Row
-from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Result
+from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Environment, Ingredients, Result
+from bench.runner import window
+
+NEEDS_A_TRACE = frozenset({Code.CRASHED, Code.OOM})
+"""Runner and host leave the end of a log with them, or the exit code. After the last cell a row may still end
+so, in its profile or its pictures."""
 
 
 def check(wanted: Path, matrix: Iterable[Row]) -> Iterator[str]:
@@ -80,6 +86,7 @@ def result_faults(result: Result) -> Iterator[str]:
             yield f"{place}.gpus: they are not the GPUs of environment.gpus"
     yield from _agreement_faults(result)
     yield from _status_faults(result)
+    yield from _stability_faults(result)
     yield from _cost_faults(result)
     if not _in_utc(result.started_at):
         yield f"started_at: {result.started_at!r} is not a time in UTC"
@@ -105,6 +112,9 @@ def _status_faults(result: Result) -> Iterator[str]:
             yield f"status.code: {code}, but a cell is {worst}"
         if result.cost is None:
             yield f"cost: missing although the status is {code}"
+    untold = not result.status.log_tail and result.status.exit_code is None
+    if code in NEEDS_A_TRACE and untold and codes and HAS_NUMBERS.issuperset(codes):
+        yield f"status.code: {code}, but all cells have numbers, and neither log_tail nor exit_code tells"
     if HAS_NUMBERS.isdisjoint(codes):
         return
     for name in ("weights", "environment", "manifest_sha256", "warmup"):
@@ -113,6 +123,18 @@ def _status_faults(result: Result) -> Iterator[str]:
     for axis in AXIS_NAMES:
         if not result.effective.get(axis):
             yield f"effective.{axis}: no evidence of {result.row.get(axis)}, but cells have numbers"
+
+
+def _stability_faults(result: Result) -> Iterator[str]:
+    """None in an attempt that the runner did not end itself."""
+    stored, derived = result.stability, window.stability(result.cells)
+    if stored is None:
+        return
+    for name, value in stored:
+        again = getattr(derived, name, None)
+        agree = value is again if value is None or again is None else close(value, again)
+        if not agree:
+            yield f"stability.{name}: {value}, but the cells give {again}"
 
 
 def _cost_faults(result: Result) -> Iterator[str]:
@@ -151,12 +173,28 @@ def _place_faults(results: Path, folder: Path, result: Result, rows: dict[str, R
     if row.row.isdigit():
         yield from _matrix_faults(row, rows.get(row.row))
     yield from _fingerprint_faults(result, row, weights)
-    environment = result.environment
-    if environment and environment.gpus:
-        if environment.host_id != identity.host_id(gpu.uuid for gpu in environment.gpus):
-            yield f"environment.host_id: {environment.host_id} does not stand for its GPUs"
-        if len(environment.gpus) != row.gpu_count:
-            yield f"environment.gpus: {len(environment.gpus)}, but the row is for {row.hardware}"
+    if result.environment:
+        yield from _environment_faults(result.environment, row, result.ingredients)
+
+
+def _environment_faults(found: Environment, row: Row, made_of: Ingredients | None) -> Iterator[str]:
+    pinned = [part.split("==") for part in made_of.versions.split() if "==" in part] if made_of else []
+    for package, version in pinned:  # a lock's hash instead names none
+        if found.packages.get(package, version) != version:
+            here = found.packages[package]
+            yield f"environment.packages.{package}: {here}, but ingredients.versions has {version}"
+    if not found.gpus:
+        return
+    if found.host_id != identity.host_id(gpu.uuid for gpu in found.gpus):
+        yield f"environment.host_id: {found.host_id} does not stand for its GPUs"
+    if len(found.gpus) != row.gpu_count:
+        yield f"environment.gpus: {len(found.gpus)}, but the row is for {row.hardware}"
+    for each in found.gpus:
+        gpu = Gpu(0, each.name, each.uuid, int(each.memory_total_gb * 1e9))
+        if row.gpu is None or not gpu.is_kind(row.gpu):
+            yield f"environment.gpus: {each.name}, but the row is for {row.hardware}"
+        if each.variant not in (None, gpu.variant):
+            yield f"environment.gpus: the variant {each.variant}, but {each.name} is {gpu.variant}"
 
 
 def _matrix_faults(row: Row, known: Row | None) -> Iterator[str]:

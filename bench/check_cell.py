@@ -1,7 +1,8 @@
 """What must hold inside one cell of a result.json, whoever wrote it. Pure; each fault is a sentence that
 begins with the field.
 
-Everything derived is derived again from the raw values: a number edited by hand agrees with nothing.
+Everything derived from raw values is derived again from them; whether the files beside result.json agree with
+the raw values and hold the rest is ``bench.check_files``'s to say.
 """
 
 from __future__ import annotations
@@ -41,21 +42,22 @@ def faults(cell: Cell, one_image: Cell | None, servers: int = 1) -> Iterator[str
     if numbers and cell.latency:
         yield from _requests(cell, cell.latency)
         yield from _window(cell, servers)
-    for name, distribution in _distributions(cell):
+    for name, distribution in distributions(cell):
         yield from _distribution(name, distribution, cell.users if name in OVERLAPPING else 1)
     yield from _batch_efficiency(cell, one_image)
     for part in (cell.memory, cell.utilisation, cell.power, *cell.gpus):
         yield from ranges(part)
 
 
-def _distributions(cell: Cell) -> Iterator[tuple[str, Distribution]]:
+def distributions(cell: Cell) -> Iterator[tuple[str, Distribution]]:
+    """By the field's name; those that are there."""
     named = {"latency": cell.latency, "queue": cell.queue, "service": cell.service}
     named |= {f"stages.{name}": distribution for name, distribution in cell.stages.items()}
     yield from ((name, distribution) for name, distribution in named.items() if distribution)
 
 
 def _requests(cell: Cell, latency: Distribution) -> Iterator[str]:
-    for name, distribution in _distributions(cell):
+    for name, distribution in distributions(cell):
         if len(distribution.raw) != cell.n:
             yield f"{name}.raw: {len(distribution.raw)} values, but n is {cell.n}"
             return

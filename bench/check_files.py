@@ -10,7 +10,8 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,21 @@ from pydantic import ValidationError
 
 from bench import layout, pictures, quality, steady
 from bench.attempts import complaints
+from bench.check_cell import close, distributions
 from bench.record import HAS_NUMBERS, Cell, Result
 from bench.runner import telemetry
+from bench.runner.telemetry import Device, Sample
 
 LINE_ROUNDING_SECONDS = 2e-6
 """requests.jsonl keeps microseconds of two times whose sum is a latency."""
+
+EVENT_SECONDS = 1e-3
+"""A phase is marked by the wall clock, a window timed by another."""
+
+NOT_SAMPLED = frozenset(
+    {"uuid", "total_gb", "idle_gb", "limit_w", "torch_allocated_peak_gb", "torch_reserved_peak_gb"}
+)
+"""Figures beside telemetry's that come from elsewhere."""
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -70,27 +81,40 @@ def _request_faults(folder: Path, result: Result) -> Iterator[str]:
     lines, faults = _lines(path, result)
     yield from faults
     try:
-        windows = _windows(lines)
-        counts = {
-            name: steady.summed(line.get("counts", {}) for line in each) for name, each in windows.items()
-        }
-        latencies = {
-            name: [line["queue_seconds"] + line["service_seconds"] for line in each]
-            for name, each in windows.items()
-        }
-    except (KeyError, TypeError) as error:
-        yield f"a line lacks the field {error}"
-        return
+        yield from _request_figures(lines, cells, result.first_request_seconds)
+    except (KeyError, TypeError, AttributeError) as error:
+        yield f"a line lacks a field, or it is of another kind: {error}"
+
+
+def _request_figures(
+    lines: list[dict[str, Any]], cells: list[Cell], first_seconds: float | None
+) -> Iterator[str]:
+    windows = _windows(lines)
+    if lines and first_seconds is not None:
+        seconds = _seconds(lines[0])["latency"]
+        if abs(seconds - first_seconds) > LINE_ROUNDING_SECONDS:
+            yield f"its first request took {seconds} s, but first_request_seconds is {first_seconds}"
     for cell in cells:
-        assert cell.latency is not None  # _measured() took no others
-        name, raw = f"{cell.users}x{cell.images}", cell.latency.raw
-        seconds = latencies.get(name, [])
-        if len(seconds) != len(raw):
-            yield f"cell {name}: {len(seconds)} requests of its window, but the result has {len(raw)}"
-        elif any(abs(a - b) > LINE_ROUNDING_SECONDS for a, b in zip(seconds, raw, strict=True)):
-            yield f"cell {name}: its latencies are not those of the result"
-        elif counts.get(name, {}) != cell.counts:
-            yield f"cell {name}: its lines count {counts.get(name)}, the result {cell.counts}"
+        name = f"{cell.users}x{cell.images}"
+        window = windows.get(name, [])
+        if len(window) != cell.n:
+            yield f"cell {name}: {len(window)} requests of its window, but the result has {cell.n}"
+            continue
+        timed = [_seconds(line) for line in window]
+        for of, distribution in distributions(cell):
+            pairs = zip(timed, distribution.raw, strict=False)  # how many there are is check_cell's
+            if any(abs(each.get(of, math.inf) - raw) > LINE_ROUNDING_SECONDS for each, raw in pairs):
+                yield f"cell {name}: its {of} is not that of the result"
+        counts = steady.summed(line.get("counts", {}) for line in window)
+        if counts != cell.counts:
+            yield f"cell {name}: its lines count {counts}, the result {cell.counts}"
+
+
+def _seconds(line: dict[str, Any]) -> dict[str, float]:
+    """By the name of the distribution that they are a value of."""
+    queue, service = line["queue_seconds"], line["service_seconds"]
+    stages = {f"stages.{name}": seconds for name, seconds in line["stages"].items()}
+    return {"latency": queue + service, "queue": queue, "service": service, **stages}
 
 
 def _windows(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -118,12 +142,31 @@ def _event_faults(folder: Path, result: Result) -> Iterator[str]:
     for line in lines:
         phase, event = line.get("phase"), line.get("event")
         expected = ("begin", phase) if running is None else ("end", running)
-        if (event, phase) != expected or not isinstance(line.get("t"), (int, float)):
+        known = isinstance(phase, str) and isinstance(line.get("t"), (int, float))
+        if (event, phase) != expected or not known:
             yield f"{event} of {phase}: expected {expected[0]} of {expected[1]}, with a time"
             return
         running = phase if event == "begin" else None
     if running is not None and result.status.code in HAS_NUMBERS:
         yield f"phase {running} never ends, although the attempt did"
+    phases = _phases(lines)
+    for cell in _measured(result):
+        name = _phase_of(cell)
+        begin, end = phases.get(name, (0.0, 0.0))
+        if cell.window_seconds is not None and cell.window_seconds > end - begin + EVENT_SECONDS:
+            yield f"{name}: took {end - begin:.3f} s, but window_seconds is {cell.window_seconds}"
+
+
+def _phases(lines: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """phase -> unix time of its begin and its end; the last time, where it was there more than once."""
+    times: dict[str, list[float]] = {}
+    for line in lines:
+        times.setdefault(line["phase"], []).append(line["t"])
+    return {phase: (each[-2], each[-1]) for phase, each in times.items() if len(each) % 2 == 0}
+
+
+def _phase_of(cell: Cell) -> str:
+    return f"cell {cell.users}x{cell.images}"
 
 
 def _telemetry_faults(folder: Path, result: Result) -> Iterator[str]:
@@ -140,6 +183,62 @@ def _telemetry_faults(folder: Path, result: Result) -> Iterator[str]:
             if not 0 <= value <= top or not math.isfinite(value):
                 yield f"{name} at {sample.t}: {value} is out of range"
                 return
+    if samples and (folder / layout.EVENTS).exists() and not any(_event_faults(folder, result)):
+        phases = _phases(_lines(folder / layout.EVENTS, result)[0])
+        for cell in _measured(result):
+            if _phase_of(cell) in phases:
+                yield from _sampled_faults(result, cell, samples, *phases[_phase_of(cell)])
+
+
+def _sampled_faults(
+    result: Result, cell: Cell, samples: Sequence[Sample], begin: float, end: float
+) -> Iterator[str]:
+    """``begin``, ``end``: unix times of the cell's phase. Its window lies somewhere in it: how much later the
+    phase ended is not recorded, so the figures must be those of one window of that length."""
+    gpus = result.environment.gpus if result.environment else []
+    devices = [Device(gpu.uuid, gpu.memory_total_gb, None, gpu.power_limit_w) for gpu in gpus]
+    nearest: list[str] | None = None
+    for window in _cuts(samples, begin, end, cell.window_seconds or 0.0):
+        found = list(_contradictions(cell, devices, window))
+        if nearest is None or len(found) < len(nearest):
+            nearest = found
+        if not found:
+            return
+    yield from (f"{_phase_of(cell)}: {sentence}" for sentence in nearest or ())
+
+
+def _cuts(samples: Sequence[Sample], begin: float, end: float, seconds: float) -> Iterator[Sequence[Sample]]:
+    """What the runner may have seen of a window of this length, the latest first. It looked at once, so lines
+    of the last moment may have been written later, but none before them: the sampler writes in order."""
+    times = [sample.t for sample in samples]
+    slack = max(0.0, end - begin - seconds)
+    edges = (edge - t for t in times for edge in (end - seconds, end))
+    shifts = sorted({0.0, *(edge for edge in edges if 0 <= edge <= slack)})
+    seen = set()
+    for shift in (s + side for s in shifts for side in (-EVENT_SECONDS / 2, EVENT_SECONDS / 2)):
+        first = bisect_left(times, end - seconds - shift)
+        last = bisect_right(times, end - shift)
+        unwritten = last - bisect_left(times, times[last - 1]) if last else 0
+        for cut in range(last, last - unwritten - 1, -1):
+            if first < cut and (first, cut) not in seen:
+                seen.add((first, cut))
+                yield samples[first:cut]
+
+
+def _contradictions(cell: Cell, devices: Sequence[Device], window: Sequence[Sample]) -> Iterator[str]:
+    stored = (cell.memory, cell.utilisation, cell.power, *cell.gpus)
+    derived = (
+        telemetry.memory(window, devices),
+        telemetry.utilisation(window),
+        telemetry.power(window, devices, cell.throughput_images_per_s or math.inf),
+        *telemetry.by_gpu(window, devices, [(0, 0)] * len(devices)),
+    )
+    for ours, theirs in zip(stored, derived, strict=False):
+        for name, value in ours:
+            again = getattr(theirs, name)
+            if value is None or name in NOT_SAMPLED or (again is not None and close(value, again)):
+                continue
+            yield f"{type(ours).__name__.lower()}.{name}: {value}, but the samples of its window give {again}"
 
 
 def _image_faults(folder: Path, result: Result) -> Iterator[str]:

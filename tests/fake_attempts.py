@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fakes import STEPS_SHARE, fake_result, fitting_weights
+from fakes import fake_result, fitting_weights
 
 from bench import layout, record
 from bench.matrix import Row
@@ -48,21 +48,27 @@ def write_attempt(
 
 def write_requests(folder: Path, result: record.Result) -> None:
     """As the runner does: in the order in which requests finished, each cell's first round before."""
+    first = result.first_request_seconds
     with (folder / layout.REQUESTS).open("w") as file:
         for cell in result.cells:
             if cell.queue is None or cell.service is None:
                 continue
             queue = [0.0] * cell.users + cell.queue.raw
             service = cell.service.raw[: cell.users] + cell.service.raw
+            if first is not None:
+                service[0], first = first, None
             for index, (waited, served) in enumerate(zip(queue, service, strict=True)):
+                counted = index - cell.users
                 line = {
                     "cell": f"{cell.users}x{cell.images}",
                     "index": index,
                     "user": index % cell.users,
-                    "counted": index >= cell.users,
+                    "counted": counted >= 0,
                     "queue_seconds": round(waited, 6),
                     "service_seconds": round(served, 6),
-                    "stages": {"denoise": round(served * STEPS_SHARE, 6)},
+                    "stages": {
+                        name: round(stage.raw[max(counted, 0)], 6) for name, stage in cell.stages.items()
+                    },
                 }
                 file.write(json.dumps(line) + "\n")
 
@@ -76,35 +82,62 @@ def write_events(folder: Path, result: record.Result) -> None:
             now += phase.seconds
 
 
-def write_telemetry(folder: Path, result: record.Result, samples: int = 60) -> None:
+def write_telemetry(folder: Path, result: record.Result, samples: int = 50) -> None:
+    """As many samples in each cell's window, from which its figures follow, and a line a second between."""
     from bench.runner.sampler import COLUMNS
 
-    start = datetime.fromisoformat(result.started_at).timestamp()
-    wall = result.cost.wall_seconds if result.cost else 60.0
     uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
-    rng = np.random.default_rng(samples)
+    begin = t = datetime.fromisoformat(result.started_at).timestamp()
+    energy_j = 0.0
+    cells = {f"cell {cell.users}x{cell.images}": cell for cell in result.cells if cell.latency}
     with gzip.open(folder / layout.TELEMETRY, "wt", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
-        for index in range(samples):
-            shared = {
-                "t": f"{start + wall * index / samples:.3f}",
-                "cpu_percent": round(float(rng.uniform(5, 20)), 1),
-                "rss_bytes": 6_500_000_000,
-            }
-            for uuid in uuids or [""]:
-                device = {
-                    "gpu": uuid,
-                    "gpu_busy_percent": int(rng.integers(96, 101)),
-                    "memory_used_bytes": 37_500_000_000,
-                    "sm_clock_mhz": int(rng.integers(1700, 1980)),
-                    "memory_clock_mhz": 2619,
-                    "power_w": round(float(rng.uniform(620, 700)), 1),
-                    "energy_j": round(655.0 * wall * index / samples, 3),
-                    "temperature_c": int(rng.integers(55, 63)),
-                    "clock_event_reasons": 0,
-                }
-                writer.writerow(shared | (device if uuid else {"gpu": ""}))
+        for phase in result.phases:
+            cell = cells.get(phase.name)
+            count = samples if cell else int(phase.seconds)
+            power_w = (
+                (cell.power.energy_per_image_j or 0) * (cell.throughput_images_per_s or 0) if cell else 90
+            )
+            for index in range(count):
+                now = round(begin + phase.seconds * (index + 0.5) / count, 3)
+                energy_j, t = energy_j + power_w * (now - t), now
+                values = sample_of(cell, index, count) if cell else {"rss_bytes": 6_500_000_000}
+                for uuid in uuids or [""]:
+                    own = {"energy_j": energy_j / len(uuids)} if uuid else {}
+                    if uuid and cell and cell.power.average_w is not None:
+                        own["power_w"] = cell.power.average_w / len(uuids)
+                    writer.writerow({"t": f"{now:.3f}", "gpu": uuid, **values, **own})
+            begin += phase.seconds
+
+
+def sample_of(cell: record.Cell, index: int, count: int) -> dict[str, float | None]:
+    """Of ``count``: the first has the peak, and the others what makes the average."""
+    from bench.config import TELEMETRY
+
+    memory, use, power = cell.memory, cell.utilisation, cell.power
+
+    def spread(average: float | None, peak: float | None) -> float | None:
+        if average is None or peak is None:
+            return None
+        return peak if index == 0 else (count * average - peak) / (count - 1)
+
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else value * 1e9
+
+    capped = index < round((power.power_cap_share or 0) * count)
+    slowed = index < round((power.slowdown_share or 0) * count)
+    reasons = (TELEMETRY.power_cap_bit if capped else 0) | (TELEMETRY.slowdown_bits if slowed else 0)
+    return {
+        "gpu_busy_percent": spread(use.gpu_busy_avg_percent, use.gpu_busy_peak_percent),
+        "memory_used_bytes": scaled(spread(memory.used_avg_gb, memory.used_peak_gb)),
+        "sm_clock_mhz": use.sm_clock_avg_mhz,
+        "memory_clock_mhz": use.memory_clock_avg_mhz,
+        "temperature_c": use.temperature_peak_c,
+        "clock_event_reasons": None if power.power_cap_share is None else reasons,
+        "cpu_percent": use.cpu_avg_percent,
+        "rss_bytes": scaled(memory.process_rss_peak_gb),
+    }
 
 
 def write_images(

@@ -22,6 +22,7 @@ import numpy as np
 from bench import record, stats
 from bench.identity import fingerprint_of
 from bench.matrix import REFERENCE, Row
+from bench.runner.window import stability
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 NEVER_BEGUN = {record.Code.UNSUPPORTED, record.Code.UNAVAILABLE, record.Code.INFRA}
@@ -118,6 +119,7 @@ def fake_cell(
             limit_w=700.0,
             energy_per_image_j=655.0 * window / (n + users - 1) / images,
             power_cap_share=0.02,
+            slowdown_share=0.0,
         )
         if gpu
         else record.Power(),
@@ -215,7 +217,7 @@ def fake_result(
     cells = as_one_attempt(cells or [])
     status = fake_ending(cells, code, reason, log_tail)
     started = START + timedelta(minutes=minutes)
-    made_of = record.Ingredients(weights=weights, data="", code="fake", versions="fake==1")
+    made_of = record.Ingredients(weights=weights, data="", code="fake", versions="torch==2.11.0")
     return record.Result(
         status=status,
         row=row.model_dump(),
@@ -229,7 +231,7 @@ def fake_result(
         cells=cells,
         cost=fake_cost(row, cells),
         **({} if status.code in NEVER_BEGUN else began(row, weights, cells)),
-        **(measured(row, cells, median_seconds) if cells else {}),
+        **(measured(row, cells) if cells else {}),
     )
 
 
@@ -257,13 +259,13 @@ def began(row: Row, weights: str, cells: Sequence[record.Cell]) -> dict[str, Any
     }
 
 
-def measured(row: Row, cells: Sequence[record.Cell], median_seconds: float) -> dict[str, Any]:
+def measured(row: Row, cells: Sequence[record.Cell]) -> dict[str, Any]:
     """What only a row has that served requests."""
-    throttled = None if row.gpu is None else 0.0
+    services = [cell.service.raw[0] for cell in cells if cell.service]
     return {
         "warmup": fake_warmup(row, cells),
-        "first_request_seconds": median_seconds * 1.02,
-        "stability": record.Stability(drift_percent=0.2, throttled_share=throttled),
+        "first_request_seconds": services[0] * 1.02 if services else None,
+        "stability": stability(cells),
     }
 
 

@@ -84,6 +84,17 @@ def faster(data: Json) -> None:
     target["latency"] = stats.summarise(raw).model_dump(mode="json")
 
 
+def halved_stages(data: Json) -> None:
+    stages = cell(data)["stages"]
+    for name, stage in stages.items():
+        stages[name] = stats.summarise([value / 2 for value in stage["raw"]]).model_dump(mode="json")
+
+
+def longer(target: Json, factor: float = 1.2) -> None:
+    target["window_seconds"] *= factor
+    target["throughput_images_per_s"] /= factor
+
+
 EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "a median": (lambda d: cell(d)["latency"]["p50"].update(value=3.0), "latency.p50.value: 3.0, but raw"),
     "a mean": (lambda d: cell(d)["service"].update(mean=3.0), "service.mean: 3.0, but raw"),
@@ -146,6 +157,41 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "the code's hash": (lambda d: d["ingredients"].update(code="1" * 64), "fingerprint: row and ingredients"),
     "the host": (lambda d: d["environment"].update(host_id="GPU-mine"), "environment.host_id: GPU-mine"),
     "the cost": (lambda d: d["cost"].update(bookkeeping_seconds=1.0), "cost.wall_seconds"),
+    "energy": (
+        lambda d: cell(d)["power"].update(energy_per_image_j=100.0),
+        "cell 1x1: power.energy_per_image_j: 100.0, but the samples of its window give",
+    ),
+    "memory": (
+        lambda d: cell(d)["memory"].update(used_peak_gb=37.0),
+        "memory.used_peak_gb: 37.0, but",
+    ),
+    "how busy": (
+        lambda d: cell(d)["utilisation"].update(gpu_busy_avg_percent=50.0),
+        "utilisation.gpu_busy_avg_percent: 50.0, but the samples of its window give",
+    ),
+    "the first request": (lambda d: d.update(first_request_seconds=0.01), "first_request_seconds is 0.01"),
+    "drift": (
+        lambda d: d["stability"].update(drift_percent=0.0),
+        "stability.drift_percent: 0.0, but",
+    ),
+    "every stage": (halved_stages, "cell 1x1: its stages.denoise is not that of the result"),
+    "window and throughput": (lambda d: longer(cell(d)), "cell 1x1: took"),
+    "a package": (
+        lambda d: d["environment"]["packages"].update(torch="9.9"),
+        "environment.packages.torch: 9.9, but ingredients.versions has 2.11.0",
+    ),
+    "the GPU": (
+        lambda d: d["environment"]["gpus"][0].update(name="NVIDIA A100-SXM4-80GB"),
+        "environment.gpus: NVIDIA A100-SXM4-80GB, but the row is for h100x1",
+    ),
+    "the GPU's variant": (
+        lambda d: d["environment"]["gpus"][0].update(variant="PCIe"),
+        "environment.gpus: the variant PCIe, but NVIDIA H100 80GB HBM3 is SXM",
+    ),
+    "a crash that nothing tells of": (
+        lambda d: d["status"].update(code="crashed", reason="by hand"),
+        "status.code: crashed, but all cells have numbers",
+    ),
     "the time": (lambda d: d.update(started_at="yesterday"), "started_at: 'yesterday' is not a time in UTC"),
 }
 
@@ -169,7 +215,10 @@ def test_figures_made_anew_from_invented_values_still_disagree_with_the_requests
         cell(data, 1, 4)["batch_efficiency"] *= 0.9
 
     found = edited(folder, invent)
-    assert found == [f"{folder / 'requests.jsonl'}: cell 1x1: its latencies are not those of the result"]
+    assert found == [
+        f"{folder / 'requests.jsonl'}: cell 1x1: its {of} is not that of the result"
+        for of in ("latency", "service")
+    ]
 
 
 @pytest.mark.parametrize("name", ["requests.jsonl", "events.jsonl", "telemetry.csv.gz"])

@@ -123,6 +123,13 @@ def test_every_committed_result_fits_the_schema_that_fluxbench_prints() -> None:
     assert results, "no result is committed"
 
 
+def test_every_committed_result_agrees_with_the_files_beside_it() -> None:
+    from bench import check
+    from bench.matrix_file import read
+
+    assert list(check.check(REPOSITORY / "results", read(REPOSITORY / "matrix.csv"))) == []
+
+
 def test_every_module_of_the_package_is_in_the_architecture_section() -> None:
     section = readme().split("## Architecture", 1)[1].split("\n## ", 1)[0]
     modules = {path.name for path in (REPOSITORY / "bench").iterdir() if path.suffix == ".py"}
