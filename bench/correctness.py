@@ -1,8 +1,10 @@
-"""Is an option's image the right one? Its final latents against the plain stack's, on the tiny model.
+"""Is an option's image the right one? What it paints against what the plain stack paints, on the tiny model.
 
-The error is the Frobenius norm of the difference over that of the plain latents, for one request of the
-tiny model's usual steps. Where an option takes float32 it is compared in float32, and one that is exact must
-then agree to float32's rounding, whatever tolerance its declaration leaves for half precision.
+Compared are the final latents of one request of the tiny model's usual steps; of axis vae what they are
+decoded to. The error is the Frobenius norm of the difference over that of the plain output. An option that
+leaves no evidence has no error: that of one which never ran would be 0. Where an option takes float32 it is
+compared in float32, and one that is exact must then agree to float32's rounding, whatever tolerance its
+declaration leaves for half precision.
 """
 
 from __future__ import annotations
@@ -114,16 +116,33 @@ def needs_ranks(axis: str, option: str) -> bool:
 
 def _error(axis: str, row: Row) -> float:
     plain = {**PLAIN, "precision": "fp32" if axis == "precision" else row.precision}
-    return relative_error(latents(row), plain_latents(row.model_copy(update=plain)))
+    what = OF_VAE if axis == "vae" else {}
+    found = painted(row, verified=True, **what)
+    return relative_error(found, _painted_plainly(row.model_copy(update=plain), **what))
 
 
 @cache
-def plain_latents(row: Row) -> Any:
-    return latents(row)
+def _painted_plainly(row: Row, **what: Any) -> Any:
+    return painted(row, **what)
 
 
-def latents(row: Row) -> Any:
-    """Of the row's first request: float32, on the host, (1, channels, height, width)."""
+OF_VAE: dict[str, Any] = {"images": 2, "decoded": True}
+"""What a VAE option changes; slices need a batch."""
+
+
+def painted(row: Row, *, images: int = 1, decoded: bool = False, verified: bool = False) -> Any:
+    """Of the row's first request: latents (images, channels, height, width), or what the VAE makes of them,
+    before it is rounded to bytes: one in a thousand pixels lies near enough to the border. float32, on the
+    host. ``verified``: raises NotApplied where an option of the row left no evidence in that process."""
+    import torch
+
     session = tryout.session_of(row)
     tryout.apply(session)
-    return session.run(latents=True).latents
+    found = session.run(images=images, latents=True).latents
+    if decoded:
+        vae = session.pipe.vae
+        with torch.no_grad():
+            found = vae.decode(found.to(session.device, vae.dtype), return_dict=False)[0].float().cpu()
+    if verified:
+        tryout.verify(session)
+    return found

@@ -9,10 +9,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from bench import correctness, tryout
-from bench.axes import AXES
 from bench.correctness import Compared
 from bench.matrix import PLAIN, Row
 from bench.record import write_atomically
@@ -50,31 +48,16 @@ def _compare(axis: str, row: Row, rank: int) -> Compared:
     import torch.distributed as dist
 
     alone = row.model_copy(update={"parallel": PLAIN["parallel"], "vae": PLAIN["vae"]})
-    picture = axis == "vae"
-    expected = _output(alone, verified=False, picture=picture) if rank == 0 else None
+    decoded = axis == "vae"
+    expected = None
+    if rank == 0:
+        with tryout.as_in_a_fresh_process():
+            expected = correctness.painted(alone, decoded=decoded)
     dist.barrier()
-    found = _output(row, verified=True, picture=picture)
+    with tryout.as_in_a_fresh_process():
+        found = correctness.painted(row, decoded=decoded, verified=True)
     error = relative_error(found, expected) if rank == 0 else 0.0
     return correctness.compared((axis, row.stack[axis], row), "constructed", error=error)
-
-
-def _output(row: Row, *, verified: bool, picture: bool) -> Any:
-    """Latents, or with ``picture`` what they are decoded to, of the row's first request: float32, on the
-    host. Before it is rounded to bytes: one in a thousand pixels lies near enough to the border."""
-    import torch
-
-    with tryout.as_in_a_fresh_process():
-        session = tryout.session_of(row)
-        tryout.apply(session)
-        found = session.run(latents=True).latents
-        if picture:
-            vae = session.pipe.vae
-            with torch.no_grad():
-                found = vae.decode(found.to(session.device, vae.dtype), return_dict=False)[0].float().cpu()
-        if verified:
-            for axis, option in row.stack.items():
-                AXES[axis][option].verify(session)
-    return found
 
 
 if __name__ == "__main__":

@@ -82,6 +82,12 @@ def apply(session: Session) -> None:
         AXES[axis][option].apply(session)
 
 
+def verify(session: Session) -> None:
+    """Raises NotApplied for the first option that left no evidence."""
+    for axis, option in session.row.stack.items():
+        AXES[axis][option].verify(session)
+
+
 def construct(row: Row, *, capture: bool) -> Tried:
     """``capture``: see ``captured_only``."""
     if refused := refusals(row):
@@ -103,8 +109,7 @@ def _construct(row: Row) -> None:
     apply(session)
     for _ in range(2):
         session.run(steps=1)
-    for axis, option in row.stack.items():
-        AXES[axis][option].verify(session)
+    verify(session)
 
 
 def attempt(work: Callable[[], object], *, capture: bool = False) -> tuple[Ended, str]:

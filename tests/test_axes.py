@@ -179,6 +179,21 @@ def test_vae_tiled_really_tiles_an_image_of_the_models_own_size(make_session: Ma
     assert (evidence["tiles_decoded"], evidence["tile_pixels"], evidence["tile_latents"]) == (9, 64, 8)
 
 
+def test_vae_tiled_decodes_a_tile_as_a_picture_of_its_own(make_session: MakeSession) -> None:
+    """Seen in the first tile, up to where the next ones overlap it."""
+    import torch
+
+    session = make_session(vae="tiled")
+    latents = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = session.pipe.vae.decode(latents[..., :8, :8], return_dict=False)[0]
+        apply("vae", session)
+        tiled = session.pipe.vae.decode(latents, return_dict=False)[0]
+    assert tiled.shape[-2:] == (128, 128)
+    own = slice(0, 48)
+    assert torch.allclose(tiled[..., own, own], alone[..., own, own], atol=1e-4)
+
+
 @pytest.mark.parametrize("task", ["img2img", "inpaint"])
 def test_vae_tiled_decodes_in_tiles_and_starts_from_the_same_latents(
     make_session: MakeSession, task: str

@@ -85,7 +85,7 @@ def test_an_operator_computes_in_every_block_of_transformer_and_controlnet(
         calls.append([tuple(tensor.shape) for tensor in tensors])
         return stand_in(*tensors)
 
-    plain = correctness.latents(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
+    plain = correctness.painted(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
     found = session_with(option, counted).run(latents=True).latents
     assert relative_error(found, plain) < correctness.ROUNDING
     assert len(calls) == 6 * (4 + 1), "6 of 8 steps, 4 blocks and 1 of the ControlNet"
@@ -107,7 +107,7 @@ def test_an_operator_is_one_node_of_a_full_graph(tiny_weights: Any, compilation:
         chosen.apply(session)
         found = session.run(latents=True).latents
         assert chosen.verify(session)["graph_breaks"] == 0
-    plain = correctness.latents(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
+    plain = correctness.painted(tryout.tiny_row("cpu", BASELINE, "img2img", "canny"))
     assert relative_error(found, plain) < correctness.ROUNDING
 
 

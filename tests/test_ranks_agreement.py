@@ -50,6 +50,8 @@ def test_the_tolerance_is_what_later_options_declare_and_those_whose_decisions_r
     plain = AXES["parallel"]["ulysses2"].latent_tolerance
     assert agreement.tolerance(row()) == plain
     assert agreement.tolerance(row(attention="flash3")) == plain
+    assert agreement.tolerance(row(vae="tiled")) == plain, "latents do not pass through tiles"
+    assert agreement.tolerance(row(vae="parallel")) > plain, "whose pictures are compared too"
     quantised = AXES["quantization"]["bnb-nf4"].latent_tolerance
     assert agreement.tolerance(row(quantization="bnb-nf4")) == pytest.approx(plain + quantised)
     cached = agreement.tolerance(row(cache="fbcache-0.2", compilation="inductor"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +186,10 @@ def test_another_attention_gives_the_same_latents_on_every_core_use_case(
 def test_whole_and_regional_graphs_give_the_same_latents(tiny_weights: Any, control: str) -> None:
     """What dynamo captured; inductor's kernels are put to work in tests/test_axes_compilation.py."""
     plain = tryout.tiny_row("cpu", BASELINE, "img2img", control, steps=4)
-    expected = correctness.latents(plain)
+    expected = correctness.painted(plain)
     for option in ("inductor", "inductor-max"):
         with tryout.as_in_a_fresh_process(), tryout.captured_only():
-            found = correctness.latents(plain.model_copy(update={"compilation": option}))
+            found = correctness.painted(plain.model_copy(update={"compilation": option}))
         assert relative_error(found, expected) < correctness.ROUNDING
 
 
@@ -203,6 +205,56 @@ def test_an_option_that_paints_another_image_is_not_held(
     monkeypatch.setitem(AXES["attention"], "native-flash", broken)
     row = tryout.tiny_row("cpu", {**BASELINE, "attention": "native-flash"}, steps=2)
     assert correctness.compare(("attention", "native-flash", row)).held is False
+
+
+def compared(axis: str, option: str) -> correctness.Compared:
+    row = tryout.tiny_row("cpu", {**BASELINE, axis: option}, "img2img", steps=2)
+    return correctness.compare((axis, option, row))
+
+
+def black(pictures: Any) -> Any:
+    return pictures * 0 - 1
+
+
+def grey(pictures: Any) -> Any:
+    return pictures * 0
+
+
+def first_for_all(pictures: Any) -> Any:
+    return pictures[:1].expand_as(pictures)
+
+
+@pytest.mark.parametrize(
+    ("option", "spoils"), [("tiled", black), ("tiled", grey), ("sliced", black), ("sliced", first_for_all)]
+)
+def test_a_vae_option_is_held_by_the_pictures_that_it_decodes(
+    tiny_weights: Any, monkeypatch: pytest.MonkeyPatch, option: str, spoils: Callable[[Any], Any]
+) -> None:
+    """Its latents are the plain stack's, whatever it decodes them to. Slices need two pictures."""
+    assert compared("vae", option).held is True
+    right = AXES["vae"][option]
+
+    def spoil(session: Session) -> None:
+        right.apply(session)
+        vae = session.pipe.vae
+        decode = vae.decode
+        vae.decode = lambda latents, **_: (spoils(decode(latents, return_dict=False)[0]),)
+
+    monkeypatch.setitem(AXES["vae"], option, replace(right, apply=spoil))
+    spoiled = compared("vae", option)
+    assert (spoiled.ended, spoiled.held) == ("constructed", False)
+
+
+@pytest.mark.parametrize(
+    ("axis", "option"), [("quantization", "scaledmm-fp8-row"), ("cache", "fbcache-0.2"), ("vae", "tiled")]
+)
+def test_an_option_that_never_ran_has_no_error_to_be_held(
+    tiny_weights: Any, monkeypatch: pytest.MonkeyPatch, axis: str, option: str
+) -> None:
+    """It paints exactly what the plain stack paints."""
+    monkeypatch.setitem(AXES[axis], option, replace(AXES[axis][option], apply=lambda _: None))
+    found = compared(axis, option)
+    assert (found.ended, found.error, found.held) == ("not_applied", None, None)
 
 
 def test_correctness_asks_for_the_first_precision_that_an_option_takes() -> None:

@@ -58,6 +58,13 @@ def nothing(session: Session) -> None:
     """``apply`` of an option that is the absence of one."""
 
 
+def tolerance_for(largest_error: float) -> float:
+    """``latent_tolerance`` of an option whose largest error so far, over use cases on CPUs and GPUs, is this
+    (results/correctness; `fluxbench correctness`): half as much again, for machines that have not tried it,
+    but less than the 1 that nothing at all is away from everything."""
+    return min(1.5 * largest_error, 0.95)
+
+
 @dataclass(frozen=True)
 class Option:
     id: str
@@ -80,5 +87,6 @@ class Option:
     """Another way to compute just what the plain option of its axis computes: the images of the reference
     with this option alone make the noise floor."""
     latent_tolerance: float = 0.02
-    """Largest relative error (Frobenius) that its final latents may have against the plain stack of the same
-    precision on the tiny model, for any use case; the default leaves room for bf16's rounding."""
+    """Largest relative error (Frobenius) that its final latents (of axis vae: pictures) may have against the
+    plain stack of the same precision on the tiny model, for any use case; the default leaves room for bf16's
+    rounding."""

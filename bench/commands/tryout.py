@@ -110,10 +110,11 @@ def correctness(
     limit_seconds: float | None,
     out: Path | None,
 ) -> None:
-    """Compare each option's latents with the plain stack's, on every use case of the tiny model.
+    """Compare what each option paints with what the plain stack paints, on every use case of the tiny model:
+    latents, and pictures where the option is one of the VAE.
 
-    Exit code 1 when one is outside its tolerance or ended in an error. With --ranks and --out a table in
-    Markdown stands beside the JSON.
+    Exit code 1 when one is outside its tolerance, left no evidence or ended in an error. With --ranks and
+    --out a table in Markdown stands beside the JSON.
     """
     from bench import correctness as compared
     from bench import equality

@@ -44,9 +44,11 @@ def steps(row: Row) -> int | None:
 
 
 def tolerance(row: Row) -> float:
-    """What the later options declare, together; and those whose decisions another rounding may turn."""
+    """What the later options declare, together; and those whose decisions another rounding may turn. Of the
+    VAE's only the one that is held by its pictures: no other touches latents."""
     stack = row.stack
-    changed = [axis for axis in ("quantization", "cache", *LATER) if stack[axis] != PLAIN[axis]]
+    axes = [axis for axis in ("quantization", "cache", *LATER) if axis != "vae" or row.vae == "parallel"]
+    changed = [axis for axis in axes if stack[axis] != PLAIN[axis]]
     return sum(AXES[axis][stack[axis]].latent_tolerance for axis in changed)
 
 
