@@ -12,6 +12,7 @@ import pytest
 
 from bench import tryout
 from bench.axes import AXES
+from bench.axes.attention import backends
 from bench.axes.option import NotApplied, Option, Session, Unavailable
 from bench.matrix import AXIS_NAMES, Row
 
@@ -109,8 +110,55 @@ def test_attention_is_on_every_processor_and_in_the_profile(
     assert evidence["backend"] == backend
     assert evidence["processors"] == {"transformer": blocks, "controlnet": 1}
     assert evidence["operations_in_one_step"] == {
-        "aten::_scaled_dot_product_flash_attention_for_cpu": blocks
-    }, "one attention a block, and none of the VAE or the text encoders"
+        "aten::_scaled_dot_product_flash_attention_for_cpu": blocks + 1
+    }, "one attention a block, the ControlNet's too, and none of the VAE or the text encoders"
+
+
+@pytest.mark.parametrize("cache", ["none", "teacache-0.25"])
+@pytest.mark.parametrize("component", ["transformer", "controlnet"])
+def test_one_attention_that_goes_another_way_is_not_applied(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, component: str, cache: str
+) -> None:
+    """Also where a cache calls the ControlNet inside the transformer's call."""
+    from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+
+    session = make_session(control="canny", cache=cache)
+    chosen = apply("attention", session)
+    apply("cache", session)
+    assert sum(chosen.verify(session)["operations_in_one_step"].values()) == 5
+    part = getattr(session.pipe, component)
+    processor = part.single_transformer_blocks[0].attn.processor
+    plainly = FluxAttnProcessor.__call__
+
+    def another(self: Any, attn: Any, hidden: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return hidden if self is processor else plainly(self, attn, hidden, text, *args, **kwargs)
+
+    monkeypatch.setattr(FluxAttnProcessor, "__call__", another)
+    with pytest.raises(NotApplied, match="attention sdpa: 4 of 5 attention calls of one step"):
+        chosen.verify(session)
+
+
+def test_cudnn_is_set_under_diffusers_name_for_it(make_session: MakeSession) -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    session = make_session(attention="cudnn", control="canny")
+    session.device = "cuda"
+    apply("attention", session)
+    for part in (session.pipe.transformer, session.pipe.controlnet):
+        backends = {m.processor._attention_backend for m in part.modules() if hasattr(m, "processor")}
+        assert backends == {AttentionBackendName._NATIVE_CUDNN}
+
+
+def test_inductors_norms_before_attention_are_no_attention_kernels(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names a kernel after all that it fused, and after what reads it."""
+    cudnn = "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_cga1x1x1"
+    norm = "triton_red_fused__fused_rms_norm__scaled_dot_product_cudnn_attention__to_copy_add_mul_neg_1"
+    seen = {"aten::_scaled_dot_product_cudnn_attention": 4}, {cudnn: 4, norm: 4}
+    monkeypatch.setattr(backends, "profile_step", lambda _session: seen)
+    session = make_session()
+    assert apply("attention", session).verify(session)["kernels_in_one_step"] == {cudnn: 4}
 
 
 def test_attention_sdpa_replaces_what_an_earlier_row_left_as_the_process_default(

@@ -55,7 +55,7 @@ def test_ranks_that_hold_all_weights_share_none(
 ) -> None:
     """The collectives are there, but nothing was sharded: another method's."""
     seen = {evidence.ALL_REDUCE: Collective(calls=99, input_bytes=1)}
-    monkeypatch.setattr(evidence, "collectives_of_transformer", lambda _session: seen)
+    monkeypatch.setattr(evidence, "collectives_of_step", lambda _session: seen)
     with pytest.raises(NotApplied, match=r"parallel tp2: rank 0 holds all \d+ parameters"):
         AXES["parallel"]["tp2"].verify(make_session(parallel="tp2"))
 

@@ -1,4 +1,4 @@
-"""What one transformer call really ran, in the names of torch's profiler."""
+"""What one denoising step really ran, in the names of torch's profiler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any, NamedTuple
 
+from bench.axes.denoisers import denoisers
 from bench.axes.option import Session
 
 _COLLECTIVE = re.compile(
@@ -30,11 +31,12 @@ class Collective(NamedTuple):
     of an all-to-all all but its own part."""
 
 
-def profile_transformer(session: Session) -> tuple[dict[str, int], dict[str, int]]:
-    """Names and counts of (host operations, GPU kernels) of one transformer call in a one-step request.
+def profile_step(session: Session) -> tuple[dict[str, int], dict[str, int]]:
+    """Names and counts of (host operations, GPU kernels) of a one-step request's step.
 
-    The profiler runs only inside that call, so the attention of VAE and text encoders cannot pass for it.
-    Kernels are empty on CPU.
+    The profiler runs from the call of the ControlNet, or of the transformer where there is none, to the
+    transformer's end, so the attention of VAE and text encoders cannot pass for theirs. Kernels are empty on
+    CPU.
     """
     from torch.profiler import DeviceType
 
@@ -46,8 +48,8 @@ def profile_transformer(session: Session) -> tuple[dict[str, int], dict[str, int
     return dict(operations), dict(kernels)
 
 
-def collectives_of_transformer(session: Session) -> dict[str, Collective]:
-    """Operation -> its calls in one transformer call of a one-step request. Every rank must ask."""
+def collectives_of_step(session: Session) -> dict[str, Collective]:
+    """Operation -> its calls in the step of a one-step request. Every rank must ask."""
     found: dict[str, Collective] = {}
     for event in _profiled(session, shapes=True).profiler.kineto_results.events():
         if match := _COLLECTIVE.fullmatch(event.name()):
@@ -77,6 +79,14 @@ def _profiled(session: Session, *, shapes: bool = False) -> Any:
         activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu, record_shapes=shapes
     )
 
+    begun: list[None] = []
+
+    def start(*_: Any) -> None:
+        # Before the transformer, or inside its call where a cache puts the ControlNet off.
+        if not begun:
+            begun.append(None)
+            profiler.start()
+
     def stop(_module: Any, _inputs: Any, output: Any) -> None:
         for tensor in output:
             # Ranks gather the result without waiting; a collective that outlives the profiler is a crash.
@@ -86,11 +96,8 @@ def _profiled(session: Session, *, shapes: bool = False) -> Any:
             torch.cuda.synchronize()
         profiler.stop()
 
-    transformer = session.pipe.transformer
-    handles = (
-        transformer.register_forward_pre_hook(lambda *_: profiler.start()),
-        transformer.register_forward_hook(stop),
-    )
+    handles = [module.register_forward_pre_hook(start) for module in denoisers(session.pipe).values()]
+    handles.append(session.pipe.transformer.register_forward_hook(stop))
     try:
         with session.unreplayed():
             session.run(steps=1)

@@ -9,40 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from bench.axes.denoisers import denoisers, processors
 from bench.axes.option import Evidence, NotApplied, Session
-from bench.axes.profiles import profile_transformer
+from bench.axes.parallel.degrees import degrees_of
+from bench.axes.profiles import profile_step
+from bench.kernel_kinds import kind_of
 
 _TORCH_OPERATION = re.compile(r"aten::_scaled_dot_product_\w*attention\w*")
 _OWN_OPERATION = re.compile(r"fluxbench::\w+")  # attention alone: bench.axes.attention.packages
-_ANY_KERNEL = re.compile(r"flash|fmha|sdpa|attention|attn", re.IGNORECASE)
-
-
-def attended(pipe: Any) -> dict[str, Any]:
-    """The components whose attention this axis sets, by name."""
-    components = {"transformer": pipe.transformer, "controlnet": getattr(pipe, "controlnet", None)}
-    return {name: module for name, module in components.items() if module is not None}
-
-
-def processors(module: Any) -> list[Any]:
-    """The processors that diffusers dispatches through: those that can hold a backend."""
-    return [
-        child.processor
-        for child in module.modules()
-        if hasattr(getattr(child, "processor", None), "_attention_backend")
-    ]
 
 
 def set_backend(session: Session, backend: str) -> None:
-    for module in attended(session.pipe).values():
+    for module in denoisers(session.pipe).values():
         module.set_attention_backend(backend)
 
 
 def require_backend(option: str, session: Session, backend: str) -> dict[str, int]:
     """Processors by component, all of which are set to ``backend``; raises NotApplied otherwise."""
     by_component: dict[str, int] = {}
-    for name, module in attended(session.pipe).items():
+    for name, module in denoisers(session.pipe).items():
         backends = [getattr(p._attention_backend, "value", p._attention_backend) for p in processors(module)]
         strays = [found for found in backends if found != backend]
         if strays or not backends:
@@ -57,17 +43,19 @@ def require_backend(option: str, session: Session, backend: str) -> dict[str, in
 def evidence(
     option: str, session: Session, backend: str, *, operation: re.Pattern[str], kernel: re.Pattern[str] | None
 ) -> Evidence:
-    """Of a one-step profile: every attention call of the transformer ran as ``operation`` and, where a
-    ``kernel`` is known by name, launched it. Raises NotApplied with what the profile shows instead."""
+    """Of the profile of a step: every attention call of transformer and ControlNet ran as ``operation``, no
+    fewer and no more, and where a ``kernel`` is known by name, launched it. Raises NotApplied with what the
+    profile shows instead."""
     by_component = require_backend(option, session, backend)
-    operations, kernels = profile_transformer(session)
-    calls = by_component["transformer"]
-    ran = {n: count for n, count in operations.items() if _TORCH_OPERATION.fullmatch(n)}
-    ran |= {n: count for n, count in operations.items() if _OWN_OPERATION.fullmatch(n)}
-    attention_kernels = {n: count for n, count in kernels.items() if _ANY_KERNEL.search(n)}
+    operations, kernels = profile_step(session)
+    degrees = degrees_of(session.row.parallel)
+    # Ring attends to the keys of one rank after the other's.
+    calls = sum(by_component.values()) * (degrees.ring if degrees else 1)
+    ran = attention_operations(operations)
+    attention_kernels = {name: count for name, count in kernels.items() if kind_of(name) == "attention"}
     require_calls(option, calls, operation, ran)
     if kernel is not None:
-        require_calls(option, calls, kernel, attention_kernels)
+        require_calls(option, calls, kernel, attention_kernels, at_least=True)
     return {
         "backend": backend,
         "processors": by_component,
@@ -76,10 +64,22 @@ def evidence(
     }
 
 
-def require_calls(option: str, calls: int, pattern: re.Pattern[str], seen: Mapping[str, int]) -> None:
-    """``seen``: names and counts out of a profile. Raises NotApplied when fewer than ``calls`` match."""
+def attention_operations(operations: Mapping[str, int]) -> dict[str, int]:
+    """Of a profile's operations those that are attention: torch's, and ours."""
+    return {
+        name: count
+        for name, count in operations.items()
+        if _TORCH_OPERATION.fullmatch(name) or _OWN_OPERATION.fullmatch(name)
+    }
+
+
+def require_calls(
+    option: str, calls: int, pattern: re.Pattern[str], seen: Mapping[str, int], *, at_least: bool = False
+) -> None:
+    """``seen``: names and counts out of a profile. Raises NotApplied when other than ``calls`` match.
+    ``at_least``: of kernels, of which one call may launch several."""
     matching = sum(count for name, count in seen.items() if pattern.search(name))
-    if matching < calls:
+    if matching < calls or (matching > calls and not at_least):
         raise NotApplied(
             f"attention {option}: {matching} of {calls} attention calls of one step ran as"
             f" {pattern.pattern}; the profile shows {dict(seen) or 'none'}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.axes.attention.backends import attended
 from bench.axes.compilation import graphs
+from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
 
@@ -11,7 +11,7 @@ def _verify(session: Session) -> Evidence:
     compiled = sum(graphs.block_compiled(b) for found in graphs.blocks(session.pipe).values() for b in found)
     if compiled:
         raise NotApplied(f"compilation none: {compiled} blocks are compiled")
-    for name, module in attended(session.pipe).items():
+    for name, module in denoisers(session.pipe).items():
         if graphs.forward_compiled(module):
             raise NotApplied(f"compilation none: the {name} is compiled as a whole")
     return {"compiled_blocks": 0}

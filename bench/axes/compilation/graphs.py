@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from bench.axes.attention.backends import attended
+from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, Session, Unavailable
 
 REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
@@ -31,7 +31,7 @@ def blocks(pipe: Any) -> dict[str, list[Any]]:
     kinds = set(pipe.transformer._repeated_blocks)
     return {
         name: [block for block in module.modules() if kinds & {cls.__name__ for cls in type(block).__mro__}]
-        for name, module in attended(pipe).items()
+        for name, module in denoisers(pipe).items()
     }
 
 

@@ -9,6 +9,8 @@ Imports torch: only ``fused`` imports this module, and only when it is applied.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +40,27 @@ class CurrentRow(torch.nn.Module):
         return self.row
 
 
+@contextmanager
+def products(component: Any) -> Iterator[dict[str, int]]:
+    """Adaptive norm of a component -> products, meanwhile, by the linear that it scales and shifts by."""
+    linears = {
+        name: norm.linear.linear if isinstance(norm.linear, CurrentRow) else norm.linear
+        for name, norm in component.named_modules()
+        if isinstance(norm, ADAPTIVE_NORMS)
+    }
+    calls = dict.fromkeys(linears, 0)
+
+    def count(name: str) -> Any:
+        return lambda *_: calls.update({name: calls[name] + 1})
+
+    handles = [linear.register_forward_hook(count(name)) for name, linear in linears.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class Modulation:
     """Of one component, transformer or ControlNet; the pipeline's scheduler says which step it is."""
 
@@ -53,13 +76,7 @@ class Modulation:
         self._current: dict[int, torch.Tensor] = {}
         """batch -> the step's row of the table. One place for each batch, for as long as the process lives:
         a captured graph reads it there."""
-        self.steps_at_once = 0
-        """Rows of the last request's table."""
         component.register_forward_pre_hook(self._enter_step, with_kwargs=True)
-
-    @property
-    def layers(self) -> int:
-        return len(self._norms)
 
     def _enter_step(self, _component: Any, _args: Any, inputs: dict[str, Any]) -> None:
         scheduler = self._pipe.scheduler
@@ -68,7 +85,6 @@ class Modulation:
         if step == 0:
             timesteps = scheduler.timesteps[first : first + self._pipe.num_timesteps]
             self._table = self._computed(timesteps, inputs)
-            self.steps_at_once = len(timesteps)
         self._place(batch=self._table.shape[1]).copy_(self._table[step])
 
     def _computed(self, timesteps: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

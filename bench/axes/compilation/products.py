@@ -14,7 +14,7 @@ applied.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -107,35 +107,61 @@ class SplitSingleBlock(FluxSingleTransformerBlock):
         return hidden[:, :text_tokens], hidden[:, text_tokens:]
 
 
-def gelus_into_quantisation(component: Any) -> int:
-    """Every GELU before a linear of ours in fp8; returns how many. Single blocks are to be split before."""
-    nets = [net for net in _gelu_nets(component) if isinstance(net[2], ScaledMmLinear)]
-    for net in nets:
-        net[0] = net[0].proj
-        net[2].__class__ = GeluScaledMmLinear
-    singles = [
-        block for block in _single_blocks(component) if isinstance(block.proj_activated, ScaledMmLinear)
-    ]
-    for block in singles:
-        block.act_mlp = torch.nn.Identity()
-        block.proj_activated.__class__ = GeluScaledMmLinear
-    return len(nets) + len(singles)
+class Mlp(NamedTuple):
+    """Of a feed-forward or a single block, as its modules stand now."""
+
+    first: Any
+    """The linear before GELU, alone or in a module with it."""
+    last: Any
+    """The linear that reads what GELU hands on; None where a single block was not split."""
 
 
-def gelus_into_products(component: Any) -> int:
-    """Every GELU that is left, after a plain linear; returns how many. Between a quantised linear and a plain
-    one it stays a kernel of its own."""
-    nets = [net for net in _gelu_nets(component) if _is_plain(net[0].proj)]
-    for net in nets:
-        net[0] = LinearGelu(net[0].proj)
-    singles = [
-        block
-        for block in _single_blocks(component)
-        if isinstance(block.act_mlp, torch.nn.GELU) and _is_plain(block.proj_mlp)
-    ]
-    for block in singles:
-        block.proj_mlp, block.act_mlp = LinearGelu(block.proj_mlp), torch.nn.Identity()
-    return len(nets) + len(singles)
+def _mlps(component: Any) -> list[Mlp]:
+    nets: list[Any] = [module.net for module in component.modules() if isinstance(module, FeedForward)]
+    of_singles = [(block.proj_mlp, getattr(block, "proj_activated", None)) for block in _singles(component)]
+    return [Mlp(net[0], net[2]) for net in nets] + [Mlp(*linears) for linears in of_singles]
+
+
+def gelus(component: Any) -> dict[str, tuple[int, int]]:
+    """Where GELUs are computed -> how many by the modules that are there now, and how many could be. Between
+    a quantised linear and a plain one a GELU stays a kernel of its own."""
+    modules, mlps = list(component.modules()), _mlps(component)
+    quantising = [mlp for mlp in mlps if isinstance(mlp.last, ScaledMmLinear)]
+    multiplying = [mlp for mlp in mlps if mlp not in quantising and _is_plain(_linear_of(mlp.first))]
+    return {
+        "gelus_in_quantisation": (_count(GeluScaledMmLinear, modules), len(quantising)),
+        "gelus_in_products": (_count(LinearGelu, modules), len(multiplying)),
+    }
+
+
+def _count(kind: type, modules: list[Any]) -> int:
+    return sum(isinstance(module, kind) for module in modules)
+
+
+def _linear_of(first: Any) -> Any:
+    return first.linear if isinstance(first, LinearGelu) else getattr(first, "proj", first)
+
+
+def gelus_into_quantisation(component: Any) -> None:
+    """Every GELU before a linear of ours in fp8. Single blocks are to be split before."""
+    for net in _gelu_nets(component):
+        if isinstance(net[2], ScaledMmLinear):
+            net[0] = net[0].proj
+            net[2].__class__ = GeluScaledMmLinear
+    for block in _singles(component):
+        if isinstance(block.proj_activated, ScaledMmLinear):
+            block.act_mlp = torch.nn.Identity()
+            block.proj_activated.__class__ = GeluScaledMmLinear
+
+
+def gelus_into_products(component: Any) -> None:
+    """Every GELU that is left, after a plain linear."""
+    for net in _gelu_nets(component):
+        if _is_plain(net[0].proj):
+            net[0] = LinearGelu(net[0].proj)
+    for block in _singles(component):
+        if isinstance(block.act_mlp, torch.nn.GELU) and _is_plain(block.proj_mlp):
+            block.proj_mlp, block.act_mlp = LinearGelu(block.proj_mlp), torch.nn.Identity()
 
 
 def _gelu_nets(component: Any) -> list[Any]:
@@ -148,20 +174,23 @@ def _is_plain(linear: Any) -> bool:
     return type(linear) is torch.nn.Linear
 
 
-def _single_blocks(component: Any) -> list[Any]:
+def _singles(component: Any) -> list[Any]:
     return [module for module in component.modules() if isinstance(module, FluxSingleTransformerBlock)]
 
 
-def split_single_blocks(component: Any) -> int:
-    """Returns how many."""
-    blocks = _single_blocks(component)
-    for block in blocks:
+def splits(component: Any) -> tuple[int, int]:
+    """Single blocks that are split now, of how many."""
+    blocks = _singles(component)
+    return _count(SplitSingleBlock, blocks), len(blocks)
+
+
+def split_single_blocks(component: Any) -> None:
+    for block in _singles(component):
         whole, width = block.proj_out, block.attn.inner_dim
         block.proj_attended = _columns(whole, slice(None, width), bias=True)
         block.proj_activated = _columns(whole, slice(width, None), bias=False)
         del block.proj_out
         block.__class__ = SplitSingleBlock
-    return len(blocks)
 
 
 def _columns(linear: Any, columns: slice, *, bias: bool) -> Any:

@@ -18,6 +18,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
 
 from bench.axes.compilation.exchange import ulysses_of
+from bench.axes.denoisers import processors
 
 
 def norm_then_rotate(
@@ -114,10 +115,14 @@ class RotaryProcessor(FluxAttnProcessor):
         return attn.to_out[1](attn.to_out[0](of_image)), attn.to_add_out(of_text)
 
 
-def use_rotary_processors(component: Any) -> int:
-    """In the place of diffusers' own, whose choice of backend they keep; returns how many."""
-    found = [module.processor for module in component.modules() if hasattr(module, "processor")]
-    plain = [processor for processor in found if type(processor) is FluxAttnProcessor]
-    for processor in plain:
-        processor.__class__ = RotaryProcessor
-    return len(plain)
+def use_rotary_processors(component: Any) -> None:
+    """In the place of diffusers' own, whose choice of backend they keep."""
+    for module in component.modules():
+        if type(getattr(module, "processor", None)) is FluxAttnProcessor:
+            module.processor.__class__ = RotaryProcessor
+
+
+def rotaries(component: Any) -> tuple[int, int]:
+    """Processors that are ours now, of how many."""
+    found = processors(component)
+    return sum(isinstance(processor, RotaryProcessor) for processor in found), len(found)

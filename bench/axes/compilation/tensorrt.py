@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.axes.compilation import whole
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
-from bench.axes.profiles import profile_transformer
+from bench.axes.profiles import profile_step
 
 _INSTALL = "pip install torch-tensorrt==2.11.0 (with torch 2.11), or run the row in image tensorrt"
 ENGINE = "tensorrt::execute_engine"
@@ -51,7 +51,7 @@ def _options(precision: str) -> dict[str, Any]:
 
 def _verify(session: Session) -> Evidence:
     found = whole.require_whole_graphs("tensorrt", session)
-    operations, _ = profile_transformer(session)
+    operations, _ = profile_step(session)
     return {**found, "engines_in_one_step": require_engines(operations)}
 
 

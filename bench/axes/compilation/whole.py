@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.axes.attention.backends import attended
 from bench.axes.compilation import graphs
+from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
 MODE = "max-autotune-no-cudagraphs"
@@ -24,13 +24,13 @@ def compile_forward(session: Session, **how: Any) -> None:
     import torch
 
     torch._dynamo.config.recompile_limit = graphs.RECOMPILE_LIMIT
-    for module in attended(session.pipe).values():
+    for module in denoisers(session.pipe).values():
         module.forward = torch.compile(module.forward, fullgraph=True, dynamic=False, **how)
 
 
 def require_whole_graphs(option: str, session: Session) -> Evidence:
     """Every component is compiled and has run as compiled; raises NotApplied otherwise."""
-    components = attended(session.pipe)
+    components = denoisers(session.pipe)
     missing = [name for name, module in components.items() if not graphs.forward_compiled(module)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"

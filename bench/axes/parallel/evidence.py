@@ -13,7 +13,7 @@ from bench.axes.compilation import graphs
 from bench.axes.option import Evidence, NotApplied, Session
 from bench.axes.parallel import group
 from bench.axes.parallel.degrees import Degrees
-from bench.axes.profiles import collectives_of_transformer
+from bench.axes.profiles import collectives_of_step
 
 ALL_TO_ALL = "_c10d_functional::all_to_all_single"
 ALL_GATHER = "_c10d_functional::all_gather_into_tensor"
@@ -47,7 +47,7 @@ def _in_one_message(degrees: Degrees, rearranged: bool) -> bool:
 def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
     transformer = session.pipe.transformer
     with _tokens(transformer) as tokens:
-        collectives = collectives_of_transformer(session)
+        collectives = collectives_of_step(session)
     mine = {
         "collectives": {name: found._asdict() for name, found in collectives.items()},
         **tokens,

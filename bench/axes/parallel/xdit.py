@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bench.axes.attention.backends import processors
+from bench.axes.denoisers import processors
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.parallel import evidence, group
 from bench.axes.parallel.degrees import Degrees, degrees_of
