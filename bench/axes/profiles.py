@@ -44,8 +44,18 @@ def profile_step(session: Session) -> tuple[dict[str, int], dict[str, int]]:
     kernels: Counter[str] = Counter()
     for event in _profiled(session).events() or ():
         on_device = event.device_type == DeviceType.CUDA
-        (kernels if on_device else operations)[event.name] += 1
+        if not _inside_its_own_name(event):
+            (kernels if on_device else operations)[event.name] += 1
     return dict(operations), dict(kernels)
+
+
+def _inside_its_own_name(event: Any) -> bool:
+    """A tensor subclass (a collective's result that is still on its way) calls an operation once more, on
+    what it wraps."""
+    parent = event.cpu_parent
+    while parent is not None and parent.name != event.name:
+        parent = parent.cpu_parent
+    return parent is not None
 
 
 def collectives_of_step(session: Session) -> dict[str, Collective]:

@@ -48,9 +48,10 @@ def evidence(
     profile shows instead."""
     by_component = require_backend(option, session, backend)
     operations, kernels = profile_step(session)
-    degrees = degrees_of(session.row.parallel)
-    # Ring attends to the keys of one rank after the other's.
-    calls = sum(by_component.values()) * (degrees.ring if degrees else 1)
+    calls = sum(by_component.values())
+    if degrees := degrees_of(session.row.parallel):
+        # The transformer attends to the keys of one rank after the other's; no ControlNet is shared out.
+        calls += by_component["transformer"] * (degrees.ring - 1)
     ran = attention_operations(operations)
     attention_kernels = {name: count for name, count in kernels.items() if kind_of(name) == "attention"}
     require_calls(option, calls, operation, ran)
