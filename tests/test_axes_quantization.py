@@ -28,28 +28,49 @@ from bench.axes.quantization.quantised import Work
 from bench.matrix import Row
 
 STEPS = 4
-BITS = {
-    ("quantization", "bnb-int8"): 8,
-    ("quantization", "bnb-nf4"): 4.5,
-    ("quantization", "bnb-fp4"): 4.5,
-    ("quantization", "torchao-int8wo"): 8,
-    ("quantization", "torchao-int8dq"): 8,
-    ("quantization", "torchao-fp8wo"): 8,
-    ("quantization", "gguf-q8_0"): 8.5,
-    ("quantization", "gguf-q5_1"): 6,
-    ("quantization", "gguf-q4_1"): 5,
-    ("quantization", "gguf-q4_0"): 4.5,
-    ("quantization", "quanto-int8"): 8,
-    ("quantization", "quanto-fp8"): 8,
-    ("quantization", "quanto-int4"): 4.25,
-    ("quantization", "scaledmm-fp8-row"): 8,
-    ("text_encoder", "bnb-nf4"): 4.5,
-    ("text_encoder", "torchao-int8wo"): 8,
-    ("text_encoder", "quanto-int8"): 8,
-    ("text_encoder", "gguf-q8_0"): 8.5,
+BNB_FOUR = "bitsandbytes.Linear4bit(Params4bit, uint8, {}, a scale for 64 weights)"
+GGUF = "diffusers.GGUFLinear(GGUFParameter, uint8, {})"
+INT8_WEIGHTS = "Linear(Int8Tensor, int8, a scale a row)"
+QUANTO_INT8 = "optimum.QLinear(WeightQBytesTensor, int8, qint8, a scale a row)"
+LEFT: dict[tuple[str, str], tuple[float, str]] = {
+    ("quantization", "bnb-int8"): (
+        8,
+        "bitsandbytes.Linear8bitLt(Int8Params, int8, outliers beyond 6 apart)",
+    ),
+    ("quantization", "bnb-nf4"): (4.5, BNB_FOUR.format("nf4")),
+    ("quantization", "bnb-fp4"): (4.5, BNB_FOUR.format("fp4")),
+    ("quantization", "torchao-int8wo"): (8, INT8_WEIGHTS),
+    ("quantization", "torchao-int8dq"): (
+        8,
+        "Linear(Int8Tensor, int8, a scale a row, inputs in int8, a scale a row)",
+    ),
+    ("quantization", "torchao-fp8wo"): (8, "Linear(Float8Tensor, float8_e4m3fn, a scale a row)"),
+    ("quantization", "gguf-q8_0"): (8.5, GGUF.format("Q8_0")),
+    ("quantization", "gguf-q5_1"): (6, GGUF.format("Q5_1")),
+    ("quantization", "gguf-q4_1"): (5, GGUF.format("Q4_1")),
+    ("quantization", "gguf-q4_0"): (4.5, GGUF.format("Q4_0")),
+    ("quantization", "quanto-int8"): (8, QUANTO_INT8),
+    ("quantization", "quanto-fp8"): (
+        8,
+        "optimum.QLinear(WeightQBytesTensor, float8_e4m3fn, qfloat8_e4m3fn, a scale a row)",
+    ),
+    ("quantization", "quanto-int4"): (
+        4.25,
+        "optimum.QLinear(TinyGemmWeightQBitsTensor, uint8, qint4, a scale for 128 weights)",
+    ),
+    ("quantization", "scaledmm-fp8-row"): (8, "bench.ScaledMmLinear(float8_e4m3fn, a scale a row)"),
+    ("text_encoder", "bnb-nf4"): (4.5, BNB_FOUR.format("nf4")),
+    ("text_encoder", "torchao-int8wo"): (8, INT8_WEIGHTS),
+    ("text_encoder", "quanto-int8"): (8, QUANTO_INT8),
+    ("text_encoder", "gguf-q8_0"): (8.5, GGUF.format("Q8_0")),
 }
-"""Every option that runs on a CPU -> bits a weight, scales of blocks included; a scale a row is little."""
+"""Every option that runs on a CPU -> bits a weight, scales of blocks included (a scale a row is little), and
+what it leaves in the place of a linear."""
 
+METHODS = {
+    "torchao-fp8dq-row": with_torchao.fp8_dynamic_row,
+    "torchao-fp8dq-tensor": with_torchao.fp8_dynamic_tensor,
+}
 GPU_ONLY = {"torchao-fp8dq-row", "torchao-fp8dq-tensor", "torchao-int4wo"}
 PACKAGES = (with_bitsandbytes.PACKAGE, with_torchao.PACKAGE, with_quanto.PACKAGE, with_gguf.PACKAGE)
 
@@ -106,11 +127,11 @@ def unloaded(row: Row, device: str = "cpu") -> Session:
 def test_every_option_is_tested_here_or_needs_a_gpu_or_a_users_file() -> None:
     quantising = {(axis, id) for axis in ("quantization", "text_encoder") for id in AXES[axis]}
     elsewhere = {("quantization", id) for id in GPU_ONLY | {"none", "gguf-file"}} | {("text_encoder", "none")}
-    assert quantising - elsewhere == set(BITS)
+    assert quantising - elsewhere == set(LEFT)
     assert {id for id, option in AXES["quantization"].items() if option.needs_gpu} == GPU_ONLY
 
 
-@pytest.mark.parametrize(("axis", "id"), BITS)
+@pytest.mark.parametrize(("axis", "id"), LEFT)
 def test_quantised_latents_are_near_those_of_fp32_and_the_weights_shrink(
     make_session: Callable[..., Session], plain_latents: Callable[..., Any], axis: str, id: str
 ) -> None:
@@ -131,10 +152,12 @@ def test_quantised_latents_are_near_those_of_fp32_and_the_weights_shrink(
     expected = (42, 27) if axis == "quantization" else (14, 12)
     assert (evidence["linears"], evidence["quantised"]) == expected
     assert evidence["kept"] == expected[0] - expected[1]
-    assert sorted(evidence["forms"].values()) == sorted((evidence["kept"], evidence["quantised"]))
+    bits, form = LEFT[axis, id]
+    kept = "Linear(bfloat16)" if id == "quanto-int4" else "Linear(float32)"
+    assert evidence["forms"] == {kept: evidence["kept"], form: evidence["quantised"]}
     assert evidence["misfits"] == {}
     left = weight_bytes - evidence["bytes_saved"]
-    assert left * 8 / weights == pytest.approx(BITS[axis, id], rel=0.08), "real bits a weight"
+    assert left * 8 / weights == pytest.approx(bits, rel=0.08), "real bits a weight"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +191,9 @@ def test_a_quantisation_that_skips_every_layer_is_not_applied(
     session = make_session(quantization="torchao-int8wo")
     monkeypatch.setattr(torchao.quantization, "quantize_", lambda *_, **__: None)
     of(session, "quantization").apply(session)
-    with pytest.raises(NotApplied, match=r"quantization torchao-int8wo: 27 of the 27 linears .* are plain"):
+    with pytest.raises(
+        NotApplied, match=r"quantization torchao-int8wo: 27 of the 27 linears .*; \S+ is Linear\(float32\)$"
+    ):
         of(session, "quantization").verify(session)
 
 
@@ -184,7 +209,116 @@ def test_one_linear_left_plain_without_a_reason_is_not_applied(make_session: Cal
     session = make_session(quantization="bnb-nf4")
     of(session, "quantization").apply(session)
     session.pipe.transformer.transformer_blocks[0].attn.to_q = torch.nn.Linear(256, 256)
-    with pytest.raises(NotApplied, match=r"1 of the 27 linears .*\(transformer_blocks\.0\.attn\.to_q\)"):
+    with pytest.raises(
+        NotApplied, match=r"1 of the 27 linears .*; transformer_blocks\.0\.attn\.to_q is Linear\(float32\)"
+    ):
+        of(session, "quantization").verify(session)
+
+
+@pytest.mark.parametrize(
+    ("axis", "asked", "got"),
+    [
+        ("quantization", "bnb-nf4", "bnb-fp4"),
+        ("quantization", "torchao-int8wo", "torchao-int8dq"),
+        ("quantization", "torchao-int8dq", "torchao-int8wo"),
+        ("quantization", "torchao-fp8wo", "torchao-int8wo"),
+        ("quantization", "quanto-fp8", "quanto-int8"),
+        ("quantization", "gguf-q4_0", "gguf-q4_1"),
+        ("quantization", "scaledmm-fp8-row", "torchao-fp8wo"),
+        ("text_encoder", "quanto-int8", "torchao-int8wo"),
+        ("text_encoder", "bnb-nf4", "gguf-q8_0"),
+    ],
+)
+def test_another_quantisation_than_was_asked_for_is_not_applied(
+    make_session: Callable[..., Session], axis: str, asked: str, got: str
+) -> None:
+    session = make_session(**{axis: got})
+    AXES[axis][got].apply(session)
+    of(session, axis).verify(session)
+    with pytest.raises(NotApplied, match=rf"{axis} {asked}: (27 of the 27|12 of the 12) linears .* are not"):
+        AXES[axis][asked].verify(session)
+
+
+@pytest.mark.parametrize(
+    ("id", "constant", "value"), [("bnb-int8", "_OUTLIER_THRESHOLD", 0.0), ("bnb-nf4", "_BLOCK", 128)]
+)
+def test_another_setting_than_the_options_own_is_not_applied(
+    make_session: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
+    id: str,
+    constant: str,
+    value: float,
+) -> None:
+    """Read from the layers that it left, not from what was asked of them."""
+    session = make_session(quantization=id)
+    monkeypatch.setattr(with_bitsandbytes, constant, value)
+    of(session, "quantization").apply(session)
+    with pytest.raises(NotApplied, match=rf"{id}: 27 of the 27 linears .* is .*{value:g}"):
+        of(session, "quantization").verify(session)
+
+
+def test_quanto_that_would_quantise_at_every_product_is_not_applied(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not frozen, its linears hold the weights as they were."""
+    import optimum.quanto
+
+    monkeypatch.setattr(optimum.quanto, "quantize_weight", lambda weight, *_, **__: weight)
+    session = make_session(quantization="quanto-int8")
+    of(session, "quantization").apply(session)
+    with pytest.raises(NotApplied, match=r"27 of the 27 .* is optimum\.QLinear\(float32\)"):
+        of(session, "quantization").verify(session)
+
+
+@pytest.mark.parametrize(
+    ("id", "form"),
+    [
+        (
+            "torchao-fp8dq-row",
+            "Linear(Float8Tensor, float8_e4m3fn, a scale a row, inputs in float8, a scale a row)",
+        ),
+        (
+            "torchao-fp8dq-tensor",
+            "Linear(Float8Tensor, float8_e4m3fn, a scale a tensor, inputs in float8, a scale a tensor)",
+        ),
+    ],
+)
+def test_dynamic_fp8_is_told_by_what_it_does_with_inputs(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, id: str, form: str
+) -> None:
+    """TorchAO makes its tensors on any device; only their products want a GPU."""
+    from torchao.quantization import quant_api
+
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda _granularity: None)
+    monkeypatch.setattr(quantised, "_require", lambda *_: None)
+    session = make_session(quantization=id, precision="bf16")
+    asked = of(session, "quantization")
+    quantised.option(id, "Dynamic", METHODS[id], package=with_torchao.PACKAGE).apply(session)
+    assert asked.verify(session)["forms"][form] == 27
+    (other,) = METHODS.keys() - {id}
+    with pytest.raises(NotApplied, match=f"{other}: 27 of the 27"):
+        AXES["quantization"][other].verify(session)
+
+
+def test_a_linear_that_is_gone_is_not_applied(make_session: Callable[..., Session]) -> None:
+    import torch
+
+    session = make_session(quantization="bnb-nf4")
+    of(session, "quantization").apply(session)
+    session.pipe.transformer.transformer_blocks[0].attn.to_q = torch.nn.Identity()
+    with pytest.raises(NotApplied, match="26 linears are quantised, and 27 were converted"):
+        of(session, "quantization").verify(session)
+
+
+def test_a_quantisation_that_saves_no_byte_is_not_applied(make_session: Callable[..., Session]) -> None:
+    """What it replaced is held still, beside what it left."""
+    session = make_session(quantization="scaledmm-fp8-row")
+    transformer = session.pipe.transformer
+    before = [linear.weight for linear in census.linears(transformer).values()]
+    of(session, "quantization").apply(session)
+    for number, weight in enumerate(before):
+        transformer.register_buffer(f"before_{number}", weight.detach())
+    with pytest.raises(NotApplied, match=r"the transformer occupies \d+ bytes, and did \d+"):
         of(session, "quantization").verify(session)
 
 
@@ -229,7 +363,7 @@ def test_four_hundred_and_eighteen_linears_of_flux_are_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("axis", "id"),
-    sorted({*BITS, *(("quantization", id) for id in GPU_ONLY)} - {("quantization", "scaledmm-fp8-row")}),
+    sorted({*LEFT, *(("quantization", id) for id in GPU_ONLY)} - {("quantization", "scaledmm-fp8-row")}),
 )
 def test_an_option_without_its_package_is_unavailable_and_names_the_command(
     make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, axis: str, id: str
@@ -294,12 +428,14 @@ def test_quantos_int4_in_fp16_on_a_gpu_wants_the_extension_that_was_compiled_bef
     (tmp_path / "quanto_cuda.so").write_bytes(b"")
     (tmp_path / "pytorch_version.txt").write_text("1.0\n")
     with pytest.raises(Unavailable, match=advice):
-        with_quanto.int4(work)
+        with_quanto.int4.convert(work)
     (tmp_path / "pytorch_version.txt").write_text(torch.__version__)
     of_gpus._lib = object()  # as if it had been loaded
-    assert with_quanto.int4(work) == {"converted to": "qint4"}
+    assert with_quanto.int4.convert(work) == {"converted to": "qint4"}
     session.dtype, of_gpus.build_directory = torch.bfloat16, "/nowhere"
-    assert with_quanto.int4(work) == {"converted to": "qint4"}, "torch has a kernel of its own for bf16"
+    assert with_quanto.int4.convert(work) == {"converted to": "qint4"}, (
+        "torch has a kernel of its own for bf16"
+    )
 
 
 def test_torchao_tells_what_it_changed_in_inductor_and_that_dynamic_needs_compile(

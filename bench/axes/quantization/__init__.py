@@ -75,7 +75,7 @@ OPTIONS = (
     option(
         "scaledmm-fp8-row",
         "FP8 dynamic by row, torch._scaled_mm",
-        scaledmm.convert,
+        scaledmm.fp8_rows,
         needs_sm=89,
         misfit=scaledmm.misfit,
         latent_tolerance=2 * _FP8,

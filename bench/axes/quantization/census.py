@@ -7,8 +7,9 @@ buffers. So ``numel() * element_size()`` of the parameters says nothing; the sto
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,15 @@ class Form:
     module: str
     """Class of the module: ``Linear``; another package's with its package, ``bitsandbytes.Linear4bit``."""
     weight: str
-    """Class of its weight when that is a tensor subclass, and its type (``Params4bit nf4``); else empty."""
+    """Class of its weight when that is a tensor subclass; else empty."""
     stored: str
     """dtype of the largest tensor behind the weight."""
+    quantised: str = ""
+    """How, as the layer itself says it: ``nf4, a scale for 64 weights``."""
 
     def __str__(self) -> str:
-        return f"{self.module}({', '.join(filter(None, (self.weight, self.stored)))})"
+        parts = filter(None, (self.weight, self.stored, self.quantised))
+        return f"{self.module}({', '.join(parts)})"
 
     @property
     def plain(self) -> bool:
@@ -46,13 +50,46 @@ def form(linear: Any) -> Form:
 
     cls, weight = type(linear), _part_here(linear.weight)
     package = "" if cls is torch.nn.Linear else f"{cls.__module__.partition('.')[0]}."
-    kind = []
-    if type(weight) not in (torch.Tensor, torch.nn.Parameter):
-        block = getattr(weight, "quant_type", "")
-        kind = [type(weight).__name__, getattr(block, "name", block)]
+    wraps = type(weight) not in (torch.Tensor, torch.nn.Parameter)
     largest = max(leaves(weight), key=lambda leaf: leaf.numel())
-    stored = str(largest.dtype).removeprefix("torch.")
-    return Form(package + cls.__name__, " ".join(filter(None, kind)), stored)
+    return Form(
+        package + cls.__name__,
+        type(weight).__name__ if wraps else "",
+        str(largest.dtype).removeprefix("torch."),
+        ", ".join(_said(linear, weight)),
+    )
+
+
+def _said(linear: Any, weight: Any) -> Iterator[str]:
+    """What the modules and weights of each backend know about themselves, in its attributes."""
+    if state := getattr(weight, "quant_state", None):  # bitsandbytes, four bits
+        yield f"{state.quant_type}, a scale for {state.blocksize} weights"
+        if state.nested:
+            yield "scales quantised again"
+    elif (threshold := getattr(getattr(linear, "state", None), "threshold", None)) is not None:
+        yield f"outliers beyond {threshold:g} apart"  # bitsandbytes, int8
+    elif hasattr(weight, "qtype"):  # Quanto
+        group = getattr(weight, "_group_size", None) or weight.shape[-1]
+        yield f"{weight.qtype.name}, {_a_scale_for((1, group), weight.shape)}"
+    elif hasattr(weight, "block_size"):  # TorchAO
+        yield _a_scale_for(weight.block_size, weight.shape)
+        if inputs := getattr(weight, "act_quant_kwargs", None):
+            dtype = type(inputs).__name__.removeprefix("QuantizeTensorTo").removesuffix("Kwargs").lower()
+            by = type(inputs.granularity).__name__.removeprefix("Per").lower()
+            yield f"inputs in {dtype}, a scale a {by}"
+    elif hasattr(weight, "quant_type"):  # GGUF
+        yield weight.quant_type.name
+    elif hasattr(linear, "weight_scale"):  # ours
+        yield _a_scale_for((1, weight.numel() // linear.weight_scale.numel()), weight.shape)
+
+
+def _a_scale_for(block: Sequence[int], shape: Sequence[int]) -> str:
+    """``block``: the part of a weight of this shape, (out, in), that has a scale of its own."""
+    if tuple(block) == tuple(shape):
+        return "a scale a tensor"
+    if tuple(block) == (1, shape[-1]):
+        return "a scale a row"
+    return f"a scale for {math.prod(block)} weights"
 
 
 def count(forms: Iterable[Form]) -> dict[str, int]:

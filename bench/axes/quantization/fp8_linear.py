@@ -1,6 +1,6 @@
 """A linear that multiplies in fp8 (e4m3), with one scale a row of the input and one a row of the weight.
 
-Imports torch: only ``scaledmm.convert`` imports this module.
+Imports torch: only ``scaledmm`` imports this module.
 
 Everything is plain tensor arithmetic and one ``torch._scaled_mm``, so that torch.compile fuses the
 quantisation of the input into the kernel that produced it, and shares it between linears of one input

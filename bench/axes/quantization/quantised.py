@@ -8,9 +8,10 @@ take; what ``misfit`` says about the others is counted and reported, never skipp
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,6 +66,17 @@ class Work:
 Convert = Callable[[Work], dict[str, Any]]
 """Converts ``work.names`` in place. Returns JSON-ready facts for the evidence."""
 
+
+@dataclass(frozen=True)
+class Method:
+    """One way to quantise."""
+
+    convert: Convert
+    form: str
+    """What it leaves in the place of each linear: a regular expression for ``census.Form`` as it prints
+    itself."""
+
+
 Misfit = Callable[[int, int], str | None]
 """(in_features, out_features) -> why this backend cannot take a linear of these sizes; None when it can."""
 
@@ -84,11 +96,15 @@ class Applied:
     seconds: float
     facts: dict[str, Any]
 
+    @property
+    def converted(self) -> int:
+        return len(self.chosen) - len(self.misfits)
+
 
 def option(
     id: str,
     title: str,
-    convert: Convert,
+    method: Method,
     *,
     target: Target = TRANSFORMER,
     package: Package | None = None,
@@ -105,8 +121,8 @@ def option(
     return Option(
         id,
         title,
-        verify=partial(_verify, id, target),
-        apply=partial(_apply, id, target, require, misfit, convert),
+        verify=partial(_verify, id, target, method.form),
+        apply=partial(_apply, id, target, require, misfit, method.convert),
         needs_gpu=needs_gpu,
         needs_sm=needs_sm,
         **declared,
@@ -175,28 +191,26 @@ def _settle(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _verify(id: str, target: Target, session: Session) -> Evidence:
+def _verify(id: str, target: Target, form: str, session: Session) -> Evidence:
     label = f"{target.axis} {id}"
     applied = session.notes.get(target.axis)
     if not isinstance(applied, Applied):
         raise NotApplied(f"{label}: nothing quantised the {target.component}")
     module = getattr(session.pipe, target.component)
     forms = {name: census.form(linear) for name, linear in census.linears(module).items()}
-    quantised = [form for form in forms.values() if not form.plain]
     # Asked of the linears that are there now: a compilation may have taken apart some of those converted.
     expected = [name for name in forms if target.chosen(name) and name not in applied.misfits]
-    left = [name for name in expected if forms[name].plain]
-    converted = len(applied.chosen) - len(applied.misfits)
-    if left or len(quantised) < max(converted, 1):
-        raise NotApplied(
-            f"{label}: {len(left)} of the {len(expected)} linears that it should quantise are plain"
-            f" ({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
-        )
+    _require_form(label, form, {name: forms[name] for name in expected}, applied.converted)
     after = census.occupied_bytes(module)
+    if after >= applied.bytes_before:
+        raise NotApplied(
+            f"{label}: the {target.component} occupies {after} bytes, and did {applied.bytes_before}"
+        )
+    quantised = sum(not each.plain for each in forms.values())
     return {
         "linears": len(forms),
-        "quantised": len(quantised),
-        "kept": len(forms) - len(quantised),
+        "quantised": quantised,
+        "kept": len(forms) - quantised,
         "forms": census.count(forms.values()),
         "misfits": dict(Counter(applied.misfits.values())),
         "bytes_before": applied.bytes_before,
@@ -206,6 +220,19 @@ def _verify(id: str, target: Target, session: Session) -> Evidence:
         "left_plain": _left_plain(target, session.pipe),
         **applied.facts,
     }
+
+
+def _require_form(label: str, form: str, forms: Mapping[str, census.Form], converted: int) -> None:
+    """``forms``: of the linears that are to be quantised, of which there are ``converted`` at the least."""
+    wrong = {name: found for name, found in forms.items() if not re.fullmatch(form, str(found))}
+    if wrong:
+        name, found = next(iter(wrong.items()))
+        raise NotApplied(
+            f"{label}: {len(wrong)} of the {len(forms)} linears that it should quantise are not {form};"
+            f" {name} is {found}"
+        )
+    if len(forms) < max(converted, 1):
+        raise NotApplied(f"{label}: {len(forms)} linears are quantised, and {converted} were converted")
 
 
 def _left_plain(target: Target, pipe: Any) -> list[str]:

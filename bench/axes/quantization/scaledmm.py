@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from bench.axes.quantization.layers import multiples_of
-from bench.axes.quantization.quantised import Work
+from bench.axes.quantization.quantised import Method, Work
 
 
-def convert(work: Work) -> dict[str, Any]:
+def _convert(work: Work) -> dict[str, Any]:
     from bench.axes.quantization.fp8_linear import ScaledMmLinear
 
     for name, linear in work.linears():
         work.replace(name, ScaledMmLinear(linear).eval())
-    return {"activations": "fp8, quantised on every call, a scale a row"}
+    return {}
+
+
+fp8_rows = Method(_convert, r"bench\.(Gelu)?ScaledMmLinear\(float8_e4m3fn, a scale a row\)")
 
 
 def misfit(in_features: int, out_features: int) -> str | None:

@@ -11,7 +11,7 @@ import logging
 from functools import partial
 from typing import Any
 
-from bench.axes.quantization.quantised import Convert, Package, Work
+from bench.axes.quantization.quantised import Method, Package, Work
 
 PACKAGE = Package("bitsandbytes", "bitsandbytes==0.50.2")
 IMAGES = frozenset({"cpu", "torch", "sage", "xdit", "tensorrt"})
@@ -21,7 +21,7 @@ _OUTLIER_THRESHOLD = 6.0
 _BLOCK = 64
 
 
-def int8(work: Work) -> dict[str, Any]:
+def _int8(work: Work) -> dict[str, Any]:
     import torch
     from bitsandbytes.functional import int8_vectorwise_quant
     from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
@@ -44,10 +44,7 @@ def int8(work: Work) -> dict[str, Any]:
         work.replace(name, replacement.eval())
     # It would say at every product that it casts the input to float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return {
-        "outlier_threshold": _OUTLIER_THRESHOLD,
-        "activations": "int8 by way of float16, quantised on every call",
-    }
+    return {}
 
 
 def _four_bits(quant_type: str, work: Work) -> dict[str, Any]:
@@ -78,8 +75,17 @@ def _four_bits(quant_type: str, work: Work) -> dict[str, Any]:
         replacement.quant_state = state
         replacement.bias = linear.bias
         work.replace(name, replacement.eval())
-    return {"block": _BLOCK}
+    return {}
 
 
-nf4: Convert = partial(_four_bits, "nf4")
-fp4: Convert = partial(_four_bits, "fp4")
+def _of_four_bits(quant_type: str) -> Method:
+    stands = rf"bitsandbytes\.Linear4bit\(Params4bit, uint8, {quant_type}, a scale for {_BLOCK} weights\)"
+    return Method(partial(_four_bits, quant_type), stands)
+
+
+int8 = Method(
+    _int8,
+    rf"bitsandbytes\.Linear8bitLt\(Int8Params, int8, outliers beyond {_OUTLIER_THRESHOLD:g} apart\)",
+)
+nf4 = _of_four_bits("nf4")
+fp4 = _of_four_bits("fp4")

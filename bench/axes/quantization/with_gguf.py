@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.axes.option import Unavailable
 from bench.axes.quantization.layers import multiples_of
-from bench.axes.quantization.quantised import Convert, Package, Work
+from bench.axes.quantization.quantised import Convert, Method, Package, Work
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,13 @@ def _convert(quant_type: str, work: Work) -> dict[str, Any]:
     }
 
 
-q8_0: Convert = partial(_convert, "Q8_0")
-q5_1: Convert = partial(_convert, "Q5_1")
-q4_1: Convert = partial(_convert, "Q4_1")
-q4_0: Convert = partial(_convert, "Q4_0")
+def _method(convert: Convert, quant_type: str) -> Method:
+    return Method(convert, rf"diffusers\.GGUFLinear\(GGUFParameter, uint8, {quant_type}\)")
+
+
+q8_0, q5_1, q4_1, q4_0 = (
+    _method(partial(_convert, quant_type), quant_type) for quant_type in ("Q8_0", "Q5_1", "Q4_1", "Q4_0")
+)
 
 
 def _replace(work: Work, weights: dict[str, Any]) -> None:
@@ -102,7 +105,7 @@ def misfit(in_features: int, _out_features: int) -> str | None:
     return multiples_of(_BLOCK, [("inputs", in_features)])
 
 
-def users_file(work: Work) -> dict[str, Any]:
+def _users_file(work: Work) -> dict[str, Any]:
     """The whole transformer out of a file in diffusers' or the original names. Which tensors are quantised,
     and how, is the file's to say; embedders and modulations may be."""
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
@@ -128,6 +131,9 @@ def users_file(work: Work) -> dict[str, Any]:
         "file_bytes": path.stat().st_size,
         "tensors_by_type": dict(sorted(kinds.items())),
     }
+
+
+users_file = _method(_users_file, r"\w+")
 
 
 def _users_path(work: Work) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.axes.option import Unavailable
 from bench.axes.quantization.layers import multiples_of
-from bench.axes.quantization.quantised import Convert, Package, Work
+from bench.axes.quantization.quantised import Convert, Method, Package, Work
 
 PACKAGE = Package("optimum.quanto", "optimum-quanto==0.2.7")
 IMAGES = frozenset({"cpu", "torch", "sage", "xdit", "tensorrt"})
@@ -42,11 +42,16 @@ def _convert(qtype: str, work: Work) -> dict[str, Any]:
     return {}
 
 
-int8: Convert = partial(_convert, "qint8")
-fp8: Convert = partial(_convert, "qfloat8_e4m3fn")
+def _method(convert: Convert, qtype: str, scales: str) -> Method:
+    """The class of the weight is Quanto's choice, by dtype and device."""
+    return Method(convert, rf"optimum\.QLinear\(\w*Weight\w+Tensor, \w+, {qtype}, {scales}\)")
 
 
-def int4(work: Work) -> dict[str, Any]:
+int8 = _method(partial(_convert, "qint8"), "qint8", "a scale a row")
+fp8 = _method(partial(_convert, "qfloat8_e4m3fn"), "qfloat8_e4m3fn", "a scale a row")
+
+
+def _int4(work: Work) -> dict[str, Any]:
     import torch
 
     if work.session.dtype is not torch.bfloat16:
@@ -55,6 +60,9 @@ def int4(work: Work) -> dict[str, Any]:
         elif not _loaded_prebuilt("quanto_cpp"):
             _require_compiler(work)
     return _convert("qint4", work)
+
+
+int4 = _method(_int4, "qint4", f"a scale for {_INT4_GROUP} weights")
 
 
 def _loaded_prebuilt(name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.axes.quantization.layers import multiples_of
-from bench.axes.quantization.quantised import Convert, Package, Work
+from bench.axes.quantization.quantised import Convert, Method, Package, Work
 
 PACKAGE = Package("torchao", "torchao==0.18.0")
 GPU_IMAGES = frozenset({"torch", "sage", "xdit", "tensorrt"})
@@ -91,12 +91,25 @@ def _int4_weight_only() -> Any:
     return Int4WeightOnlyConfig(int4_packing_format=Int4PackingFormat.TILE_PACKED_TO_4D)
 
 
-int8_weight_only = _converter(_int8_weight_only)
-int8_dynamic = _converter(_int8_dynamic, dynamic=True)
-fp8_weight_only = _converter(_fp8_weight_only)
-fp8_dynamic_row = _converter(lambda: _fp8_dynamic("PerRow"), dynamic=True)
-fp8_dynamic_tensor = _converter(lambda: _fp8_dynamic("PerTensor"), dynamic=True)
-int4_weight_only = _converter(_int4_weight_only)
+int8_weight_only = Method(_converter(_int8_weight_only), r"Linear\(Int8Tensor, int8, a scale a row\)")
+int8_dynamic = Method(
+    _converter(_int8_dynamic, dynamic=True),
+    r"Linear\(Int8Tensor, int8, a scale a row, inputs in int8, a scale a row\)",
+)
+fp8_weight_only = Method(
+    _converter(_fp8_weight_only), r"Linear\(Float8Tensor, float8_e4m3fn, a scale a row\)"
+)
+fp8_dynamic_row = Method(
+    _converter(lambda: _fp8_dynamic("PerRow"), dynamic=True),
+    r"Linear\(Float8Tensor, float8_e4m3fn, a scale a row, inputs in float8, a scale a row\)",
+)
+fp8_dynamic_tensor = Method(
+    _converter(lambda: _fp8_dynamic("PerTensor"), dynamic=True),
+    r"Linear\(Float8Tensor, float8_e4m3fn, a scale a tensor, inputs in float8, a scale a tensor\)",
+)
+int4_weight_only = Method(
+    _converter(_int4_weight_only), r"Linear\(Int4TilePackedTo4dTensor, int32, a scale for 128 weights\)"
+)
 
 
 def fp8_misfit(in_features: int, out_features: int) -> str | None:
