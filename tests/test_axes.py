@@ -100,6 +100,59 @@ def test_precision_fp32_with_tf32_left_on_is_not_applied(make_session: MakeSessi
         chosen.verify(session)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "stored"), [("torchao-int8wo", "int8"), ("scaledmm-fp8-row", "float8_e4m3fn")]
+)
+def test_precision_counts_what_quantised_weights_hold_and_asks_it_of_the_others(
+    make_session: MakeSession, quantization: str, stored: str
+) -> None:
+    """A TorchAO weight reports the dtype that it replaced, and ours is no parameter."""
+    import torch
+
+    session = make_session(precision="bf16", quantization=quantization)
+    transformer = session.pipe.transformer
+    total = sum(parameter.numel() for parameter in transformer.parameters())
+    with torch._inductor.config.patch({}):
+        apply("quantization", session)
+        counts = apply("precision", session).verify(session)["parameters"]["transformer"]
+    assert counts[stored] > 0.5 * total, "the linears of the blocks"
+    assert counts[stored] + counts["bfloat16"] >= total
+    transformer.proj_out.to(torch.float32)
+    with pytest.raises(NotApplied, match="precision bf16: transformer holds parameters"):
+        option("precision", session).verify(session)
+
+
+@pytest.mark.parametrize(
+    ("precision", "matmul", "cudnn", "says"),
+    [
+        ("fp32", 1e-7, 1e-7, None),
+        ("fp32", 3e-4, 1e-7, "matmul rounds float32 to TF32"),
+        ("fp32", 1e-7, 3e-4, "cudnn rounds float32 to TF32"),
+        ("tf32", 3e-4, 3e-4, None),
+        ("tf32", 1e-7, 3e-4, "matmul is exact to 1.0e-07, so TF32 did not run"),
+        ("bf16", 1e-7, 3e-4, None),
+        ("bf16", 3e-4, 3e-4, "matmul rounds float32 to TF32"),
+    ],
+)
+def test_the_rounding_of_products_on_a_gpu_tells_whether_tf32_ran(
+    monkeypatch: pytest.MonkeyPatch, precision: str, matmul: float, cudnn: float, says: str | None
+) -> None:
+    """As a GPU with TF32 would round; the products themselves are computed here."""
+    import torch
+
+    from bench.axes import precision as axis
+
+    measured = {torch.matmul: matmul, torch.nn.functional.conv2d: cudnn}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(axis, "_relative_error", lambda product, *_: measured[product])
+    if says is None:
+        found = axis._float32_rounding(precision, "cpu:0")
+        assert found == {"float32_relative_error": {"matmul": matmul, "cudnn": cudnn}}
+    else:
+        with pytest.raises(NotApplied, match=f"precision {precision}: {says}"):
+            axis._float32_rounding(precision, "cpu:0")
+
+
 @pytest.mark.parametrize(("attention", "backend"), [("sdpa", "native"), ("native-flash", "_native_flash")])
 def test_attention_is_on_every_processor_and_in_the_profile(
     make_session: MakeSession, attention: str, backend: str

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from bench.axes.option import Evidence, NotApplied, Option, Session
+from bench.axes.quantization import census
 
 _DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _TF32_MATMUL_AND_CUDNN = {
@@ -36,11 +38,18 @@ def torch_dtype(option: str) -> Any:
 
 
 def dtype_counts(module: Any) -> dict[str, int]:
-    """Number of parameters (scalars, not tensors) by dtype name."""
+    """Numbers that a module holds in memory, by dtype name: of parameters, of the tensors that quantised ones
+    wrap (they report the dtype of what they replaced), and of our fp8 linears' buffers."""
     counts: Counter[str] = Counter()
-    for parameter in module.parameters():
-        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    buffers = (buffer for buffer in module.buffers() if buffer.is_floating_point())
+    for tensor in chain(module.parameters(), buffers):
+        for leaf in census.leaves(tensor):
+            counts[_name(leaf.dtype)] += leaf.numel()
     return dict(sorted(counts.items()))
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _apply(option: str, session: Session) -> None:
@@ -80,8 +89,9 @@ def _require_dtype(option: str, component: str, counts: dict[str, int], module: 
     """Every unquantised parameter has the row's dtype, or float32 where the class itself keeps that."""
     expected = _DTYPES[option]
     allowed = {expected} | ({"float32"} if getattr(module, "_keep_in_fp32_modules", None) else set())
-    strays = {name: n for name, n in counts.items() if name in _DTYPES.values() and name not in allowed}
-    if strays or expected not in counts:
+    found = {_name(parameter.dtype) for parameter in module.parameters() if not census.wraps(parameter)}
+    strays = found & set(_DTYPES.values()) - allowed
+    if strays or expected not in found:
         raise NotApplied(f"precision {option}: {component} holds parameters {counts}, expected {expected}")
 
 
@@ -90,7 +100,7 @@ def _prediction_dtype(option: str, session: Session) -> str:
     seen: list[str] = []
     # A hook on the model, not on its last layer: where the whole model is compiled, that one is not called.
     handle = session.pipe.transformer.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(str(_first(output).dtype).removeprefix("torch."))
+        lambda _module, _inputs, output: seen.append(_name(_first(output).dtype))
     )
     try:
         session.run(steps=1)

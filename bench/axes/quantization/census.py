@@ -109,12 +109,16 @@ def occupied_bytes(module: Any) -> int:
 def leaves(tensor: Any) -> Iterator[Any]:
     """The tensors that a tensor subclass wraps, all the way down; the tensor itself when it wraps none."""
     tensor = _part_here(tensor)
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
+    if not wraps(tensor):
         yield tensor
         return
-    for name in flatten()[0]:
+    for name in tensor.__tensor_flatten__()[0]:
         yield from leaves(getattr(tensor, name))
+
+
+def wraps(tensor: Any) -> bool:
+    """Whether what it holds lies in other tensors, of dtypes of their own."""
+    return hasattr(_part_here(tensor), "__tensor_flatten__")
 
 
 def _part_here(tensor: Any) -> Any:
