@@ -176,7 +176,7 @@ def test_a_users_file_of_k_quants_loads_as_gguf_py_reads_it(
     monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
     evidence = quantise(session)
     assert evidence["tensors_by_type"]["Q4_K"] == len(drawn) == 27
-    assert evidence["forms"]["diffusers.GGUFLinear(GGUFParameter Q4_K, uint8)"] == 27
+    assert evidence["forms"]["diffusers.GGUFLinear(GGUFParameter, uint8, Q4_K)"] == 27
 
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
