@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from bench.axes.attention import backends
-from bench.axes.option import Evidence, Option, Session, Unavailable
+from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
+from bench.axes.profiles import profile_step
 
 _BACKENDS = {"sdpa": "native", "cudnn": "_native_cudnn", "native-flash": "_native_flash"}
 _OPERATIONS = {
@@ -30,11 +31,18 @@ def _apply(option: str, session: Session) -> None:
 def _verify(option: str, session: Session) -> Evidence:
     backend = _BACKENDS[option]
     if session.row.compilation == "tensorrt":
-        # TensorRT converts SDPA into its own kernels: no attention of torch's is left to be profiled, and
-        # that the engines ran is the evidence of axis compilation.
-        by_component = backends.require_backend(option, session, backend)
-        return {"backend": backend, "processors": by_component, "computed_by": "TensorRT engines"}
+        return _inside_engines(option, session, backend)
     return backends.evidence(option, session, backend, operation=_OPERATIONS[option], kernel=None)
+
+
+def _inside_engines(option: str, session: Session, backend: str) -> Evidence:
+    """TensorRT converts SDPA into its own kernels: none of torch's is left in the profile. That the engines
+    ran is the evidence of axis compilation."""
+    by_component = backends.require_backend(option, session, backend)
+    operations, _ = profile_step(session)
+    if outside := backends.attention_operations(operations):
+        raise NotApplied(f"attention {option}: TensorRT left attention to torch; one step ran {outside}")
+    return {"backend": backend, "processors": by_component, "computed_by": "TensorRT engines"}
 
 
 def _option(id: str, title: str, **declared: Any) -> Option:

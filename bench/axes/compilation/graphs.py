@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from typing import Any
 
 from bench.axes.denoisers import denoisers
-from bench.axes.option import Evidence, Session, Unavailable
+from bench.axes.option import Evidence, NotApplied, Session, Unavailable
 
 REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
 """Options whose blocks are taken apart first (``fused``)."""
@@ -44,6 +45,16 @@ def forward_compiled(module: Any) -> bool:
     return hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
+def compiler_settings(module: Any) -> dict[str, Any]:
+    """Of inductor, for this module's compiled ``forward``; empty where another backend compiles it.
+    ``get_compiler_config`` of the function would tell, but says None under ``fullgraph`` (torch 2.11, 2.13).
+    """
+    from torch._dynamo.eval_frame import innermost_backend
+
+    backend = innermost_backend(inspect.getclosurevars(module.forward).nonlocals["callback"])
+    return backend.get_compiler_config() if hasattr(backend, "get_compiler_config") else {}
+
+
 def require_compiler(option: str, session: Session) -> None:
     """Inductor fails late, in the first request, where its compilers are missing; say so before."""
     from torch._inductor import cpp_builder, exc
@@ -62,15 +73,21 @@ def require_compiler(option: str, session: Session) -> None:
         raise Unavailable(f"{needs} a C compiler for Triton's launchers; install one (apt-get install gcc)")
 
 
-def compile_events(session: Session) -> Evidence:
+def compile_events(option: str, session: Session) -> Evidence:
     """Counts of this process, and of one more request of a shape that is warm: to recompile then is to
-    recompile in what is measured."""
+    recompile in what is measured. Raises NotApplied where a graph broke: what stands at the break ran as
+    Python."""
     import torch._dynamo.utils
 
     before = graphs_compiled()
     session.run(steps=1)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    if breaks:
+        raise NotApplied(
+            f"compilation {option}: {breaks.total()} graph breaks, the first because of {next(iter(breaks))}"
+        )
     return {
         "graphs": graphs_compiled(),
-        "graph_breaks": sum(torch._dynamo.utils.counters["graph_break"].values()),
+        "graph_breaks": 0,
         "recompiles_after_warm_up": graphs_compiled() - before,
     }

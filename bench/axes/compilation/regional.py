@@ -33,7 +33,7 @@ def require_compiled(option: str, session: Session) -> Evidence:
             raise NotApplied(
                 f"compilation {option}: {compiled[name]} of {len(blocks)} blocks of the {name} compiled"
             )
-    events = graphs.compile_events(session)
+    events = graphs.compile_events(option, session)
     if events["graphs"] == 0:
         raise NotApplied(f"compilation {option}: blocks are marked for it, but dynamo compiled no graph")
     return {"blocks": compiled, **events}

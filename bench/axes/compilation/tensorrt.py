@@ -7,6 +7,8 @@ that fails is an error here; the backend by itself would fall back to eager torc
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +19,10 @@ from bench.axes.profiles import profile_step
 _INSTALL = "pip install torch-tensorrt==2.11.0 (with torch 2.11), or run the row in image tensorrt"
 ENGINE = "tensorrt::execute_engine"
 """The operation by which Torch-TensorRT's C++ runtime runs an engine."""
+_PRODUCT = re.compile(
+    r"aten::(mm|bmm|addmm|baddbmm|_addmm_activation|_scaled_mm|_int_mm|convolution|_scaled_dot_product_\w+)"
+)
+"""What FLUX's time goes into."""
 
 
 def _apply(session: Session) -> None:
@@ -52,14 +58,23 @@ def _options(precision: str) -> dict[str, Any]:
 def _verify(session: Session) -> Evidence:
     found = whole.require_whole_graphs("tensorrt", session)
     operations, _ = profile_step(session)
-    return {**found, "engines_in_one_step": require_engines(operations)}
+    return {**found, "engines_in_one_step": require_engines(operations, len(found["components"]))}
 
 
-def require_engines(operations: dict[str, int]) -> int:
-    """``operations`` of a one-step profile of the transformer. Raises NotApplied where no engine ran."""
-    if not operations.get(ENGINE):
-        raise NotApplied(f"compilation tensorrt: no {ENGINE} among {len(operations)} operations of one step")
-    return operations[ENGINE]
+def require_engines(operations: Mapping[str, int], components: int) -> int:
+    """``operations`` of the profile of a step. Raises NotApplied where fewer engines ran than there are
+    components, or torch computed what an engine should have: Torch-TensorRT leaves to torch what it could not
+    convert."""
+    engines = operations.get(ENGINE, 0)
+    if engines < components:
+        raise NotApplied(
+            f"compilation tensorrt: one step of {components} components ran {engines} engines ({ENGINE} among"
+            f" {len(operations)} operations)"
+        )
+    outside = {name: count for name, count in operations.items() if _PRODUCT.fullmatch(name)}
+    if outside:
+        raise NotApplied(f"compilation tensorrt: beside {engines} engines one step ran {outside} in torch")
+    return engines
 
 
 TENSORRT = Option(

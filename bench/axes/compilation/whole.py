@@ -35,7 +35,7 @@ def require_whole_graphs(option: str, session: Session) -> Evidence:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise NotApplied(f"compilation {option}: the {' and the '.join(missing)} {verb} not compiled")
-    events = graphs.compile_events(session)
+    events = graphs.compile_events(option, session)
     if events["graphs"] < len(components):
         raise NotApplied(
             f"compilation {option}: {len(components)} components are marked for it,"
@@ -45,16 +45,56 @@ def require_whole_graphs(option: str, session: Session) -> Evidence:
 
 
 def _apply(session: Session) -> None:
+    from torch._inductor.select_algorithm import add_feedback_saver
+
     graphs.require_compiler("inductor-max", session)
+    chosen: list[str] = []
+    session.notes["inductor-max"] = chosen
+    # Called with the timings of each choice, measured now or known from the cache, and the operation's name.
+    add_feedback_saver(lambda _timings, operation, *_: chosen.append(operation))
     compile_forward(session, mode=MODE)
 
 
 def _verify(session: Session) -> Evidence:
     from torch._dynamo.utils import counters
 
+    from bench.runner.compiler import cache_state
+
     found = require_whole_graphs("inductor-max", session)
-    # 0 where the graphs came from the cache: the choices lie there with them.
-    return {"mode": MODE, **found, "autotuned": counters["inductor"]["select_algorithm_autotune"]}
+    settings = {name: _require_mode(name, module) for name, module in denoisers(session.pipe).items()}
+    choices, cache = len(session.notes["inductor-max"]), cache_state()
+    if session.device != "cpu":
+        require_choices(choices, cache)
+    return {
+        **found,
+        "settings": settings["transformer"],
+        "choices_by_timing": choices,
+        "measured_here": counters["inductor"]["select_algorithm_autotune"],
+        "graphs_from_cache": cache == "warm",
+    }
+
+
+def _require_mode(name: str, module: Any) -> dict[str, Any]:
+    """What the module's compiler was told, of that which the mode stands for."""
+    import torch._inductor
+
+    wanted = {"triton.cudagraphs": False, **torch._inductor.list_mode_options(MODE)}
+    told = graphs.compiler_settings(module)
+    found = {setting: told.get(setting) for setting in wanted}
+    if found != wanted:
+        raise NotApplied(
+            f"compilation inductor-max: the {name} is compiled with {found}, and {MODE} is {wanted}"
+        )
+    return found
+
+
+def require_choices(choices: int, cache: str | None) -> None:
+    """Raises NotApplied where no kernel was chosen by its timing, unless every graph came from the cache: the
+    choices lie there with them."""
+    if not choices and cache != "warm":
+        raise NotApplied(
+            f"compilation inductor-max: no kernel was chosen by its timing; the cache was {cache}"
+        )
 
 
 INDUCTOR_MAX = Option(
