@@ -23,7 +23,7 @@ from unittest import mock
 from pydantic import field_validator
 
 from bench import tiny
-from bench.axes import AXES
+from bench.axes import AXES, require
 from bench.axes.option import NotApplied, Session, Unavailable
 from bench.covering import Stack
 from bench.matrix import PLAIN, Row
@@ -78,6 +78,7 @@ def session_of(row: Row) -> Session:
 
 
 def apply(session: Session) -> None:
+    require(session.row, session.device)
     for axis, option in session.row.stack.items():
         AXES[axis][option].apply(session)
 

@@ -257,9 +257,11 @@ def test_attention_whose_kernel_is_another_is_not_applied(
         chosen.verify(session)
 
 
-def test_attention_cudnn_without_a_gpu_is_unavailable_and_says_what_to_do(make_session: MakeSession) -> None:
+def test_attention_cudnn_without_a_gpu_is_unavailable_and_says_what_to_do(
+    make_row: Callable[..., Row],
+) -> None:
     with pytest.raises(Unavailable, match=r"row 1 .*attention cudnn needs an NVIDIA GPU.*use attention sdpa"):
-        apply("attention", make_session(attention="cudnn"))
+        AXES["attention"]["cudnn"].require(make_row(attention="cudnn"), "cpu")
 
 
 def test_vae_full_decodes_the_whole_image_at_once(make_session: MakeSession) -> None:

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -68,11 +67,6 @@ def session_with(option: str, attend: Any = stand_in, **changes: str) -> Session
 
 def gpu_row(option: str) -> Row:
     return tryout.tiny_row("h100x1", {**REFERENCE, "attention": option})
-
-
-def gpu_session(option: str) -> Session:
-    """Of a machine with a GPU; ``apply`` must raise before it touches the pipeline."""
-    return Session(gpu_row(option), pipe=None, device="cuda", dtype=None, run=lambda **_: None)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -161,9 +155,8 @@ def test_a_kernels_name_proves_its_own_option_and_no_other(option: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_without_a_gpu_the_option_is_unavailable(option: str) -> None:
-    session = replace(gpu_session(option), device="cpu")
     with pytest.raises(Unavailable, match=rf"attention {option} needs an NVIDIA GPU .*use attention sdpa"):
-        AXES["attention"][option].apply(session)
+        AXES["attention"][option].require(gpu_row(option), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +174,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(
     for module in ("flash_attn", "fa3_fwd_interface", "sageattention", "kernels"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(Unavailable) as raised:
-        AXES["attention"][option].apply(gpu_session(option))
+        AXES["attention"][option].require(gpu_row(option), "cuda")
     assert str(raised.value).startswith(f"{gpu_row(option).label}: attention {option} needs")
     assert command in str(raised.value)
     assert ("pip install kernels" in str(raised.value)) == (option != "sage1"), "nobody prebuilds the first"
@@ -235,7 +228,7 @@ def test_the_other_sageattention_is_no_substitute(
     monkeypatch.setitem(sys.modules, "kernels", None)
     monkeypatch.setattr(metadata, "version", lambda _name: other)
     with pytest.raises(Unavailable, match=f"sageattention {other} holds another kernel"):
-        AXES["attention"][option].apply(gpu_session(option))
+        AXES["attention"][option].require(gpu_row(option), "cuda")
 
 
 def test_sage1_smooths_keys_as_its_package_does_and_leaves_the_callers_alone(

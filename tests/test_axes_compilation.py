@@ -168,7 +168,7 @@ def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(ses
     # Inductor's own way: what monkeypatch puts back there is hidden from everybody after it.
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with missing, pytest.raises(Unavailable, match=r"row 1 .*needs a C\+\+ compiler.*g\+\+"):
-        INDUCTOR.apply(session)
+        INDUCTOR.require(session.row, "cpu")
 
 
 def test_inductor_max_makes_one_graph_of_the_transformer_and_one_of_the_controlnet(
@@ -265,11 +265,10 @@ def test_tensorrt_without_a_gpu_or_its_package_is_unavailable(
     with pytest.raises(
         Unavailable, match=r"compilation tensorrt needs an NVIDIA GPU .*use compilation inductor"
     ):
-        TENSORRT.apply(session)
+        TENSORRT.require(session.row, "cpu")
     monkeypatch.setattr(tensorrt, "find_spec", lambda _name: None)
-    session.device = "cuda"
     with pytest.raises(Unavailable, match=r"not installed; pip install torch-tensorrt==2\.11\.0"):
-        TENSORRT.apply(session)
+        TENSORRT.require(session.row, "cuda")
 
 
 def test_tensorrt_never_asked_is_not_applied(session: Session) -> None:

@@ -119,11 +119,6 @@ def relative_error(latents: Any, expected: Any) -> float:
     return float((latents - expected).norm() / expected.norm())
 
 
-def unloaded(row: Row, device: str = "cpu") -> Session:
-    """For what must be said before a pipeline is touched."""
-    return Session(row, None, device, None, lambda **_: None)
-
-
 def test_every_option_is_tested_here_or_needs_a_gpu_or_a_users_file() -> None:
     quantising = {(axis, id) for axis in ("quantization", "text_encoder") for id in AXES[axis]}
     elsewhere = {("quantization", id) for id in GPU_ONLY | {"none", "gguf-file"}} | {("text_encoder", "none")}
@@ -372,7 +367,7 @@ def test_an_option_without_its_package_is_unavailable_and_names_the_command(
         monkeypatch.setitem(sys.modules, package.module, None)
     row = make_row(**{axis: id})
     with pytest.raises(Unavailable, match=rf"row 1 .*{axis} {id} needs .*pip install [a-z-]+==[0-9.]+$"):
-        AXES[axis][id].apply(unloaded(row))
+        AXES[axis][id].require(row, "cpu")
 
 
 def test_what_an_unavailable_option_tells_to_install_is_what_this_project_installs() -> None:
@@ -384,7 +379,7 @@ def test_what_an_unavailable_option_tells_to_install_is_what_this_project_instal
 @pytest.mark.parametrize("id", sorted(GPU_ONLY))
 def test_an_option_of_gpus_is_unavailable_on_a_cpu(make_row: Callable[..., Row], id: str) -> None:
     with pytest.raises(Unavailable, match=rf"quantization {id} needs an NVIDIA GPU"):
-        AXES["quantization"][id].apply(unloaded(make_row(quantization=id)))
+        AXES["quantization"][id].require(make_row(quantization=id), "cpu")
 
 
 @pytest.mark.parametrize("id", ["torchao-fp8dq-row", "torchao-fp8dq-tensor", "scaledmm-fp8-row"])
@@ -395,7 +390,7 @@ def test_fp8_arithmetic_is_unavailable_on_an_a100(
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     with pytest.raises(Unavailable, match=r"needs a GPU of compute capability 8\.9 and this one has 8\.0"):
-        AXES["quantization"][id].apply(unloaded(make_row(quantization=id), "cuda"))
+        AXES["quantization"][id].require(make_row(quantization=id), "cuda")
 
 
 def test_quantos_int4_without_a_compiler_is_unavailable_in_fp32(

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 
 from bench import tryout  # noqa: E402
-from bench.axes.compilation import fused, graphs, regional  # noqa: E402
+from bench.axes.compilation import fused, regional  # noqa: E402
 from bench.axes.compilation.replayed import Captured, Replayed  # noqa: E402
 from bench.axes.option import Session  # noqa: E402
 from bench.matrix import BASELINE  # noqa: E402
@@ -61,7 +61,6 @@ def record(self: Replayed, leaves: list[Any], structure: Any) -> Captured:
 @pytest.fixture
 def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regional, "compile_each", lambda _blocks: None)
-    monkeypatch.setattr(graphs, "require_compiler", lambda *_: None)
     monkeypatch.setattr(Replayed, "_capture", record)
 
 

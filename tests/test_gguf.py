@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -235,15 +234,12 @@ def test_the_command_refuses_a_whole_file_without_a_place_for_it() -> None:
 def test_a_users_file_that_is_not_there_is_unavailable(
     make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, named: str | None
 ) -> None:
-    import torch
 
     monkeypatch.delenv(with_gguf.FILE_VARIABLE, raising=False)
     if named:
         monkeypatch.setenv(with_gguf.FILE_VARIABLE, named)
-    pipe = SimpleNamespace(transformer=torch.nn.Module())
-    session = Session(make_row(quantization="gguf-file"), pipe, "cpu", None, lambda **_: None)
     with pytest.raises(Unavailable, match=rf"row 1 .*gguf-file .*export {with_gguf.FILE_VARIABLE}="):
-        AXES["quantization"]["gguf-file"].apply(session)
+        AXES["quantization"]["gguf-file"].require(make_row(quantization="gguf-file"), "cpu")
 
 
 def test_another_file_of_the_users_is_another_measurement(

@@ -81,29 +81,27 @@ def test_what_each_method_must_call_in_a_step_of_57_blocks() -> None:
 
 
 @pytest.mark.parametrize("option", [id for id in AXES["parallel"] if (d := degrees_of(id)) and not d.xdit])
-def test_one_process_says_how_many_ranks_it_lacks(make_session: Callable[..., Session], option: str) -> None:
+def test_one_process_says_how_many_ranks_it_lacks(make_row: Callable[..., Row], option: str) -> None:
     degrees = degrees_of(option)
     assert degrees is not None
-    session = make_session(parallel=option)
     wanted = rf"row 1 .*parallel {option} needs {degrees.ranks} ranks and this process is one of 1; `fluxb"
     with pytest.raises(Unavailable, match=wanted):
-        AXES["parallel"][option].apply(session)
+        AXES["parallel"][option].require(make_row(parallel=option), "cpu")
 
 
 def test_what_is_missing_for_xdit_and_for_a_parallel_vae_is_said_by_name(
-    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+    make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "xfuser", None)
-    session = make_session(parallel="xdit-ulysses2")
+    row = make_row(parallel="xdit-ulysses2")
     with pytest.raises(Unavailable, match="xdit-ulysses2 needs NVIDIA GPUs and this row runs on the CPU"):
-        AXES["parallel"]["xdit-ulysses2"].apply(session)
-    session.device = "cuda"
+        AXES["parallel"]["xdit-ulysses2"].require(row, "cpu")
     with pytest.raises(Unavailable, match=r"needs xDiT .*pip install xfuser==0.7.0, or run .* image xdit"):
-        AXES["parallel"]["xdit-ulysses2"].apply(session)
+        AXES["parallel"]["xdit-ulysses2"].require(row, "cuda")
     with pytest.raises(Unavailable, match="vae parallel needs several ranks"):
-        AXES["vae"]["parallel"].apply(make_session(vae="parallel"))
+        AXES["vae"]["parallel"].require(make_row(vae="parallel"), "cpu")
 
 
 def test_a_cache_whose_ranks_serve_alone_asks_nobody(make_session: Callable[..., Session]) -> None:

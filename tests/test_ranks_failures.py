@@ -116,6 +116,19 @@ def test_a_rank_without_the_memory_to_paint_alone_costs_the_comparison_and_not_t
     assert codes(result) == {"1x1": "ok", "1x2": "ok"}
 
 
+def test_a_package_that_ranks_lack_ends_the_row_before_weights_are_loaded(
+    server: WarmServer, tmp_path: Path
+) -> None:
+    """Of an option that is applied last, when one rank has painted alone."""
+    row = ULYSSES.model_copy(update={"vae": "parallel"})
+    executor = WarmExecutor(server, FAULT="lack@distvae.vae.parallel")
+    campaign(tmp_path, executor, row=row, cells=CELLS)
+    result = only_result(tmp_path)
+    assert result.status.code is Code.UNAVAILABLE
+    assert "vae parallel needs DistVAE" in result.status.reason
+    assert [phase.name for phase in result.phases] == ["idle", "imports"]
+
+
 def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer, tmp_path: Path) -> None:
     executor = WarmExecutor(server, FAULT="memory@request x2 on rank 1")
     campaign(tmp_path, executor, row=REPLICAS, cells=((1, 1), (1, 2), (4, 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_what_this_machine_lacks_is_unavailable_and_named(start: Start, make_row
     assert result.status.code is Code.UNAVAILABLE
     assert "1 x h100" in result.status.reason
     assert result.cells[0].status.code is Code.UNAVAILABLE
+
+
+def test_a_package_that_is_missing_ends_the_row_before_weights_are_loaded(
+    start: Start, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    result = start(row=make_row(model="tiny", quantization="gguf-q8_0", steps=2))
+    assert result.status.code is Code.UNAVAILABLE
+    assert "quantization gguf-q8_0 needs the package gguf" in result.status.reason
+    assert [phase.name for phase in result.phases] == ["idle", "imports"]
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,10 @@ def become_runner(order: dict[str, Any]) -> None:
 def plant(what: str, where: str) -> None:
     """``where`` is the begin of a phase; ``saving N``, the N-th time that result.json is about to be renamed
     into place; ``request xN``, a request of N images, ``request xN on rank R``; ``load on rank R``;
-    ``alone on rank R``; or ``sharing``."""
-    if where == "sharing":
+    ``alone on rank R``; or ``sharing``. ``lack``: a module is missing."""
+    if what == "lack":
+        sys.modules[where] = None  # type: ignore[assignment]
+    elif where == "sharing":
         plant_wrong_sharing()
     elif where.startswith("saving "):
         plant_in_saving(what, int(where.split()[1]))

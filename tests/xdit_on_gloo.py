@@ -17,8 +17,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from bench import equality_ranks
-from bench.axes.parallel import xdit
+from bench import equality_ranks, tryout
 
 _in_flight: list[Any] = []
 """Messages on their way. NCCL keeps what it sends until it is sent; gloo leaves that to the caller."""
@@ -53,7 +52,7 @@ def replace_what_wants_a_gpu() -> None:
     coordinator = group_coordinator.PipelineGroupCoordinator
     coordinator._pipeline_isend = _kept(coordinator._pipeline_isend)
     dist.batch_isend_irecv = _without_waiting_to_send(dist.batch_isend_irecv)
-    xdit._require_package = lambda *_: None
+    tryout.require = lambda *_: None
 
 
 def _flash_attention(

@@ -1,12 +1,17 @@
 """The eight axes and their options; the only list of what exists.
 
-Importable without torch: an option's ``apply`` and ``verify`` import it inside.
+Importable without torch: an option's ``require``, ``apply`` and ``verify`` import it inside.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bench.axes import attention, cache, compilation, parallel, precision, quantization, text_encoder, vae
 from bench.axes.option import Option
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 AXES: dict[str, dict[str, Option]] = {
     name: {option.id: option for option in module.OPTIONS}
@@ -25,6 +30,13 @@ AXES: dict[str, dict[str, Option]] = {
 
 The runner applies in this order too: weights are quantised before attention is set on them,
 and compilation sees everything that the other axes changed."""
+
+
+def require(row: Row, device: str) -> None:
+    """Raises Unavailable for the first of the row's options that this machine lacks something for."""
+    for axis, option in row.stack.items():
+        AXES[axis][option].require(row, device)
+
 
 EVIDENCE = {
     "precision": "dtype of every parameter and of the prediction; measured rounding of float32 products",

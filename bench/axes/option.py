@@ -1,6 +1,6 @@
-"""What an option is: a declaration that the host reads, and two functions that only the runner calls.
+"""What an option is: a declaration that the host reads, and three functions that only the runner calls.
 
-This module and every declaration import without torch. ``apply`` and ``verify`` import it inside.
+This module and every declaration import without torch. The three functions import it inside.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ def nothing(session: Session) -> None:
     """``apply`` of an option that is the absence of one."""
 
 
+def runs_anywhere(row: Row, device: str) -> None:
+    """``require`` of an option that every machine has."""
+
+
 def tolerance_for(largest_error: float) -> float:
     """``latent_tolerance`` of an option whose largest error so far, over use cases on CPUs and GPUs, is this
     (results/correctness; `fluxbench correctness`): half as much again, for machines that have not tried it,
@@ -74,6 +78,9 @@ class Option:
     verify: Callable[[Session], Evidence]
     """Called after warm-up. Returns evidence, or raises NotApplied."""
     apply: Callable[[Session], None] = nothing
+    require: Callable[[Row, str], None] = runs_anywhere
+    """(row, device) -> raises Unavailable where this machine lacks what ``apply`` takes for granted. Asked of
+    every option of the row, in every process that serves it, before weights are loaded."""
     images: frozenset[str] = frozenset({"cpu", "torch", "gguf", "sage", "xdit", "tensorrt"})
     """Container images that hold it."""
     callers_file: str | None = None

@@ -19,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable, tolerance_for
 from bench.axes.parallel import group
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 
 def _downsampling(vae: Any) -> int:
@@ -109,18 +112,21 @@ def _verify_sliced(session: Session) -> Evidence:
 DISTVAE = "distvae==0.1.0"
 
 
-def _apply_parallel(session: Session) -> None:
-    label = f"{session.row.label}: vae parallel"
-    if group.world_size() == 1:
-        raise Unavailable(
-            f"{label} needs several ranks; `fluxbench bench {session.row.row}` starts those of the row"
-        )
+def _require_distvae(row: Row, _device: str) -> None:
+    label = f"{row.label}: vae parallel"
     try:
-        from distvae.vae.parallel import parallelize_decoder
+        import distvae.vae.parallel  # noqa: F401
     except ImportError as error:
         raise Unavailable(
             f"{label} needs DistVAE ({error}); pip install {DISTVAE}, or run the row in image xdit"
         ) from error
+    if group.world_size() == 1:
+        raise Unavailable(f"{label} needs several ranks; `fluxbench bench {row.row}` starts those of the row")
+
+
+def _apply_parallel(session: Session) -> None:
+    from distvae.vae.parallel import parallelize_decoder
+
     _apply("full", session)
     parallelize_decoder(session.pipe.vae, None)
 
@@ -158,6 +164,7 @@ OPTIONS = (
         "parallel",
         "ParallelVAE (DistVAE)",
         verify=_verify_parallel,
+        require=_require_distvae,
         apply=_apply_parallel,
         images=frozenset({"cpu", "xdit"}),
         exact=True,

@@ -36,7 +36,7 @@ def _gpu_option_on_cpu(row: Row, _: str | None) -> str | None:
 def _older_gpu(row: Row, _: str | None) -> str | None:
     kind = GPUS.get(row.gpu or "")
     if kind is None:
-        return None  # nobody knows what it lacks: ``apply`` asks it
+        return None  # nobody knows what it lacks: ``require`` asks it
     for name, option in _chosen(row):
         if option.needs_sm > kind.sm:
             needs = f"needs a GPU of compute capability {option.needs_sm / 10:.1f}"

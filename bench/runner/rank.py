@@ -40,13 +40,8 @@ class RankWorker(Worker):
         self._alone: Output | None = None
         """What this rank painted before its work was shared out."""
 
-    def prepare(self) -> dict[str, str | None]:
-        """As a worker does, and joins the others: the default group exists before anything is loaded."""
-        versions = super().prepare()
-        self._join()
-        return versions
-
-    def _join(self) -> None:
+    def join(self) -> None:
+        """The default group exists before anything is asked or loaded."""
         import torch
         import torch.distributed as dist
 

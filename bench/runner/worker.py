@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bench import record
-from bench.axes import AXES
+from bench.axes import AXES, require
 from bench.axes.option import Evidence, Session
 from bench.axes.precision import torch_dtype
 from bench.matrix import Row
@@ -58,7 +58,8 @@ class Engine(Protocol):
     """``cuda`` or ``cpu``."""
 
     def prepare(self) -> dict[str, str | None]:
-        """Imports what a row needs; returns versions for ``record.Environment``."""
+        """Imports what a row needs; returns versions for ``record.Environment``. Raises Unavailable where
+        this machine lacks something for one of its options."""
 
     def load(self) -> Loaded: ...
 
@@ -105,7 +106,12 @@ class Worker:
     def prepare(self) -> dict[str, str | None]:
         compiler.use_cache(self.row.gpu or "cpu", self.image_digest)
         models.pipeline_class(self.row.task, control=self.row.control != "none")
+        self.join()
+        require(self.row, self.device)
         return environment.torch_versions() if self.device == "cuda" else {}
+
+    def join(self) -> None:
+        """Meets the other ranks, where there are any."""
 
     def load(self) -> Loaded:
         loaded = models.load(self.row, self.weights, self.device)

@@ -14,13 +14,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.attention import backends
 from bench.axes.option import Evidence, Option, Session, Unavailable
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 Attend = Callable[[Any, Any, Any], Any]
 """(query, key, value), each (batch, tokens, heads, channels) -> the same shape."""
@@ -131,20 +134,35 @@ PACKAGES = {
 }
 
 
+def _label(option: str, row: Row) -> str:
+    return f"{row.label}: attention {option}"
+
+
+def _require(option: str, row: Row, device: str) -> None:
+    if device == "cpu":
+        raise Unavailable(
+            f"{_label(option, row)} needs an NVIDIA GPU and this row runs on the CPU;"
+            " use attention sdpa there"
+        )
+    _found(option, _label(option, row))
+
+
 def _apply(option: str, session: Session) -> None:
     package = PACKAGES[option]
-    label = f"{session.row.label}: attention {option}"
-    if session.device == "cpu":
-        raise Unavailable(
-            f"{label} needs an NVIDIA GPU and this row runs on the CPU; use attention sdpa there"
-        )
-    try:
-        attend, source = _installed(package), _version(package.distribution)
-    except (ImportError, OSError) as missing:
-        attend, source = _prebuilt(package, label, missing)
-    session.notes[option] = source
+    attend, session.notes[option] = _found(option, _label(option, session.row))
     dispatch_to(package, operator(option, attend))
     backends.set_backend(session, package.backend)
+
+
+@cache
+def _found(option: str, label: str) -> tuple[Attend, str]:
+    """The kernel and where it comes from, once a process: a prebuilt one registers operators as it is
+    imported. Raises Unavailable, which begins with ``label``."""
+    package = PACKAGES[option]
+    try:
+        return _installed(package), _version(package.distribution)
+    except (ImportError, OSError) as missing:
+        return _prebuilt(package, label, missing)
 
 
 def _version(distribution: str) -> str:
@@ -260,7 +278,13 @@ def _verify(option: str, session: Session) -> Evidence:
 
 def _option(id: str, title: str, **declared: Any) -> Option:
     return Option(
-        id, title, verify=partial(_verify, id), apply=partial(_apply, id), needs_gpu=True, **declared
+        id,
+        title,
+        verify=partial(_verify, id),
+        require=partial(_require, id),
+        apply=partial(_apply, id),
+        needs_gpu=True,
+        **declared,
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.attention import backends
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.profiles import profile_step
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 _BACKENDS = {"sdpa": "native", "cudnn": "_native_cudnn", "native-flash": "_native_flash"}
 _OPERATIONS = {
@@ -19,12 +22,15 @@ _OPERATIONS = {
 """What the profile must show. SDPA chooses among several; which one it took is part of its evidence."""
 
 
-def _apply(option: str, session: Session) -> None:
-    if option == "cudnn" and session.device == "cpu":
+def _require_gpu(row: Row, device: str) -> None:
+    if device == "cpu":
         raise Unavailable(
-            f"{session.row.label}: attention cudnn needs an NVIDIA GPU and this row runs on the CPU;"
+            f"{row.label}: attention cudnn needs an NVIDIA GPU and this row runs on the CPU;"
             " use attention sdpa or native-flash there"
         )
+
+
+def _apply(option: str, session: Session) -> None:
     backends.set_backend(session, _BACKENDS[option])
 
 
@@ -54,6 +60,7 @@ OPTIONS = (
     _option(
         "cudnn",
         "cuDNN attention",
+        require=_require_gpu,
         needs_gpu=True,
         gpu_precisions=frozenset({"fp16", "bf16"}),
         exact=True,

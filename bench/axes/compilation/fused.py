@@ -31,12 +31,11 @@ STEPS = 2
 """Of the request that shows whether modulation is computed for all steps at once."""
 
 
-def _rearrange(option: str, session: Session) -> None:
+def _rearrange(session: Session) -> None:
     from bench.axes.compilation import products
     from bench.axes.compilation.modulation import Modulation
     from bench.axes.compilation.rotary import use_rotary_processors
 
-    graphs.require_compiler(option, session)
     for component in denoisers(session.pipe).values():
         products.split_single_blocks(component)
         # In this order: a GELU that goes into no quantisation goes into a product.
@@ -122,7 +121,7 @@ def _require_modulation(option: str, session: Session) -> Evidence:
 def _rearrange_and_capture(option: str, session: Session) -> None:
     from bench.axes.compilation.replayed import Replayed, all_paused
 
-    _rearrange(option, session)
+    _rearrange(session)
     replayed = {name: Replayed(getattr(session.pipe, name)) for name in REPLAYED}
     session.notes[option] = replayed
     session.unreplayed = partial(all_paused, replayed.values())
@@ -144,13 +143,15 @@ INDUCTOR_FUSED = Option(
     "inductor-fused",
     "torch.compile + FLUX rearranged (ours)",
     verify=partial(_require_rearranged, "inductor-fused"),
-    apply=partial(_rearrange, "inductor-fused"),
+    require=partial(graphs.require_compiler, "inductor-fused"),
+    apply=_rearrange,
     exact=True,
 )
 INDUCTOR_GRAPHS = Option(
     "inductor-graphs",
     "torch.compile + FLUX rearranged, a CUDA graph a step (ours)",
     verify=partial(_require_captured, "inductor-graphs"),
+    require=partial(graphs.require_compiler, "inductor-graphs"),
     apply=partial(_rearrange_and_capture, "inductor-graphs"),
     needs_gpu=True,
     exact=True,

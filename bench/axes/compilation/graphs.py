@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, NotApplied, Session, Unavailable
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 REARRANGED = frozenset({"inductor-fused", "inductor-graphs"})
 """Options whose blocks are taken apart first (``fused``)."""
@@ -55,13 +58,13 @@ def compiler_settings(module: Any) -> dict[str, Any]:
     return backend.get_compiler_config() if hasattr(backend, "get_compiler_config") else {}
 
 
-def require_compiler(option: str, session: Session) -> None:
+def require_compiler(option: str, row: Row, device: str) -> None:
     """Inductor fails late, in the first request, where its compilers are missing; say so before."""
     from torch._inductor import cpp_builder, exc
     from torch.utils._triton import has_triton
 
-    needs = f"{session.row.label}: compilation {option} needs"
-    if session.device == "cpu":
+    needs = f"{row.label}: compilation {option} needs"
+    if device == "cpu":
         try:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler as error:

@@ -8,6 +8,7 @@ of a four-image cell would depend on whether a one-image cell ran before it in t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -40,7 +41,6 @@ def require_compiled(option: str, session: Session) -> Evidence:
 
 
 def _apply(session: Session) -> None:
-    graphs.require_compiler("inductor", session)
     compile_each(chain.from_iterable(graphs.blocks(session.pipe).values()))
 
 
@@ -48,4 +48,11 @@ def _verify(session: Session) -> Evidence:
     return require_compiled("inductor", session)
 
 
-INDUCTOR = Option("inductor", "torch.compile (regional)", verify=_verify, apply=_apply, exact=True)
+INDUCTOR = Option(
+    "inductor",
+    "torch.compile (regional)",
+    verify=_verify,
+    require=partial(graphs.require_compiler, "inductor"),
+    apply=_apply,
+    exact=True,
+)

@@ -10,11 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.compilation import whole
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.profiles import profile_step
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 _INSTALL = "pip install torch-tensorrt==2.11.0 (with torch 2.11), or run the row in image tensorrt"
 ENGINE = "tensorrt::execute_engine"
@@ -25,19 +28,22 @@ _PRODUCT = re.compile(
 """What FLUX's time goes into."""
 
 
-def _apply(session: Session) -> None:
-    if session.device == "cpu":
+def _require(row: Row, device: str) -> None:
+    if device == "cpu":
         raise Unavailable(
-            f"{session.row.label}: compilation tensorrt needs an NVIDIA GPU and this row runs on the CPU;"
+            f"{row.label}: compilation tensorrt needs an NVIDIA GPU and this row runs on the CPU;"
             " use compilation inductor there"
         )
-    needs = f"{session.row.label}: compilation tensorrt needs torch-tensorrt"
+    needs = f"{row.label}: compilation tensorrt needs torch-tensorrt"
     if find_spec("torch_tensorrt") is None:
         raise Unavailable(f"{needs}, which is not installed; {_INSTALL}")
     try:
         import torch_tensorrt  # noqa: F401  registers the backend
     except Exception as error:  # it raises a bare Exception where TensorRT's libraries are missing
         raise Unavailable(f"{needs}, which does not load ({error}); {_INSTALL}") from error
+
+
+def _apply(session: Session) -> None:
     whole.compile_forward(session, backend="tensorrt", options=_options(session.row.precision))
 
 
@@ -81,6 +87,7 @@ TENSORRT = Option(
     "tensorrt",
     "TensorRT",
     verify=_verify,
+    require=_require,
     apply=_apply,
     images=frozenset({"tensorrt"}),
     needs_gpu=True,

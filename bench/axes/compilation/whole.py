@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from bench.axes.compilation import graphs
@@ -47,7 +48,6 @@ def require_whole_graphs(option: str, session: Session) -> Evidence:
 def _apply(session: Session) -> None:
     from torch._inductor.select_algorithm import add_feedback_saver
 
-    graphs.require_compiler("inductor-max", session)
     chosen: list[str] = []
     session.notes["inductor-max"] = chosen
     # Called with the timings of each choice, measured now or known from the cache, and the operation's name.
@@ -98,5 +98,10 @@ def require_choices(choices: int, cache: str | None) -> None:
 
 
 INDUCTOR_MAX = Option(
-    "inductor-max", "torch.compile (whole model, max-autotune)", verify=_verify, apply=_apply, exact=True
+    "inductor-max",
+    "torch.compile (whole model, max-autotune)",
+    verify=_verify,
+    require=partial(graphs.require_compiler, "inductor-max"),
+    apply=_apply,
+    exact=True,
 )

@@ -15,10 +15,9 @@ from bench.axes.parallel import evidence, group, native
 from bench.axes.parallel.degrees import Degrees
 
 
-def _apply(option: str, ranks: int, session: Session) -> None:
+def _apply(ranks: int, session: Session) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
-    group.require_ranks("parallel", option, session, ranks)
     native.share_tokens(session, ulysses=ranks)
     mesh = init_device_mesh(session.device, (ranks,), mesh_dim_names=("fsdp",))
     transformer, t5 = session.pipe.transformer, session.pipe.text_encoder_2
@@ -44,7 +43,8 @@ def _option(ranks: int) -> Option:
     return Option(
         id,
         f"FSDP2 {ranks} with Ulysses",
-        apply=partial(_apply, id, ranks),
+        require=partial(group.require_ranks, id, ranks),
+        apply=partial(_apply, ranks),
         verify=partial(evidence.verify, id, Degrees(fsdp=ranks)),
         images=native.IMAGES,
         exact=True,

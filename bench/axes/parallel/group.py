@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.axes.option import Session, Unavailable
+from bench.axes.option import Unavailable
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 
 def world_size() -> int:
@@ -14,13 +17,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def require_ranks(axis: str, option: str, session: Session, ranks: int) -> None:
-    """Raises Unavailable unless this process is one of ``ranks``."""
+def require_ranks(option: str, ranks: int, row: Row, _device: str) -> None:
+    """Raises Unavailable unless this process is one of ``ranks``, as the option of axis parallel needs it."""
     found = world_size()
     if found != ranks:
         raise Unavailable(
-            f"{session.row.label}: {axis} {option} needs {ranks} ranks and this process is one of {found};"
-            f" `fluxbench bench {session.row.row}` starts them, and so does"
+            f"{row.label}: parallel {option} needs {ranks} ranks and this process is one of {found};"
+            f" `fluxbench bench {row.row}` starts them, and so does"
             f" `torchrun --nproc-per-node {ranks}`"
         )
 

@@ -16,8 +16,7 @@ from bench.axes.parallel.degrees import Degrees, degrees_of
 IMAGES = frozenset({"cpu", "torch", "gguf", "sage", "xdit"})
 
 
-def _apply(option: str, degrees: Degrees, session: Session) -> None:
-    group.require_ranks("parallel", option, session, degrees.ranks)
+def _apply(degrees: Degrees, session: Session) -> None:
     if degrees.tp > 1:
         share_features(session, degrees.tp)
     else:
@@ -48,7 +47,8 @@ def _option(id: str, title: str) -> Option:
     return Option(
         id,
         title,
-        apply=partial(_apply, id, degrees),
+        require=partial(group.require_ranks, id, degrees.ranks),
+        apply=partial(_apply, degrees),
         verify=partial(evidence.verify, id, degrees),
         images=IMAGES,
         exact=True,

@@ -6,14 +6,22 @@ served is counted with every request.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bench.axes.option import Counts, Evidence, NotApplied, Option, Session
 from bench.axes.parallel import group
 
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
-def _apply(session: Session) -> None:
+
+def _require(row: Row, device: str) -> None:
     from bench.axes.parallel import ranks_of
 
-    group.require_ranks("parallel", "replicas", session, ranks_of(session.row))
+    group.require_ranks("replicas", ranks_of(row), row, device)
+
+
+def _apply(session: Session) -> None:
     session.after_request["parallel"] = _counts
 
 
@@ -44,4 +52,6 @@ def _device(session: Session) -> str:
     return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 
 
-OPTION = Option("replicas", "Replicas behind one queue", apply=_apply, verify=_verify, exact=True)
+OPTION = Option(
+    "replicas", "Replicas behind one queue", require=_require, apply=_apply, verify=_verify, exact=True
+)

@@ -9,13 +9,16 @@ leaves it. Text encoders and VAE run on every rank.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.denoisers import processors
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.parallel import evidence, group
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.flux import MODELS
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 XFUSER = "xfuser==0.7.0"
 ATTENTION = {"sdpa": "SDPA", "cudnn": "CUDNN", "native-flash": "SDPA_FLASH"}
@@ -26,9 +29,7 @@ STALE = 0.3
 the other patches. Nobody published how far that moves latents; what it moved them stands in the result."""
 
 
-def _apply(option: str, degrees: Degrees, session: Session) -> None:
-    _require_package(option, session)
-    group.require_ranks("parallel", option, session, degrees.ranks)
+def _apply(degrees: Degrees, session: Session) -> None:
     engine = _engine(degrees, session)
     if degrees.pipefusion > 1:
         _pass_patches_on(engine, session)
@@ -38,9 +39,9 @@ def _apply(option: str, degrees: Degrees, session: Session) -> None:
         _share_weights(session)
 
 
-def _require_package(option: str, session: Session) -> None:
-    label = f"{session.row.label}: parallel {option}"
-    if session.device == "cpu":
+def _require(option: str, ranks: int, row: Row, device: str) -> None:
+    label = f"{row.label}: parallel {option}"
+    if device == "cpu":
         raise Unavailable(
             f"{label} needs NVIDIA GPUs and this row runs on the CPU; use ulyssesN or ringN there"
         )
@@ -50,6 +51,7 @@ def _require_package(option: str, session: Session) -> None:
         raise Unavailable(
             f"{label} needs xDiT ({error}); pip install {XFUSER}, or run the row in image xdit"
         ) from error
+    group.require_ranks(option, ranks, row, device)
 
 
 def _engine(degrees: Degrees, session: Session) -> Any:
@@ -167,11 +169,18 @@ def _verify_pipefusion(option: str, session: Session) -> Evidence:
 def _option(id: str, title: str) -> Option:
     degrees = degrees_of(id)
     assert degrees is not None
-    declare = partial(Option, id, title, images=frozenset({"xdit"}), needs_gpu=True)
-    apply = partial(_apply, id, degrees)
+    declare = partial(
+        Option,
+        id,
+        title,
+        require=partial(_require, id, degrees.ranks),
+        apply=partial(_apply, degrees),
+        images=frozenset({"xdit"}),
+        needs_gpu=True,
+    )
     if degrees.pipefusion > 1:
-        return declare(apply=apply, verify=partial(_verify_pipefusion, id), latent_tolerance=STALE)
-    return declare(apply=apply, verify=partial(evidence.verify, id, degrees), exact=True)
+        return declare(verify=partial(_verify_pipefusion, id), latent_tolerance=STALE)
+    return declare(verify=partial(evidence.verify, id, degrees), exact=True)
 
 
 _TITLES = {

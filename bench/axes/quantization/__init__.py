@@ -85,6 +85,7 @@ OPTIONS = (
         "GGUF, your own file",
         with_gguf.users_file,
         package=with_gguf.PACKAGE,
+        also=with_gguf.require_users_file,
         callers_file=with_gguf.FILE_VARIABLE,
     ),
 )

@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.quantization import census, layers
+
+if TYPE_CHECKING:
+    from bench.matrix import Row
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ Misfit = Callable[[int, int], str | None]
 """(in_features, out_features) -> why this backend cannot take a linear of these sizes; None when it can."""
 
 
+def needs_no_more(_label: str) -> None:
+    """``also`` of a backend that needs its package and its GPU alone."""
+
+
 def takes_any_size(_in_features: int, _out_features: int) -> None:
     """The Misfit of a backend without one."""
 
@@ -109,28 +116,38 @@ def option(
     target: Target = TRANSFORMER,
     package: Package | None = None,
     misfit: Misfit = takes_any_size,
+    also: Callable[[str], None] = needs_no_more,
     needs_gpu: bool = False,
     needs_sm: int = 0,
     **declared: Any,
 ) -> Option:
-    """``declared``: further fields of Option.
+    """``also``: raises Unavailable, which begins with the label that it is given, where this machine lacks
+    something else. ``declared``: further fields of Option.
 
     What an option depends on is bound with ``partial``, where ``bench.sources`` finds it for the fingerprint.
     """
-    require = partial(_require, package, needs_gpu, needs_sm)
     return Option(
         id,
         title,
         verify=partial(_verify, id, target, method.form),
-        apply=partial(_apply, id, target, require, misfit, method.convert),
+        require=partial(_require, f"{target.axis} {id}", package, also, needs_gpu, needs_sm),
+        apply=partial(_apply, id, target, misfit, method.convert),
         needs_gpu=needs_gpu,
         needs_sm=needs_sm,
         **declared,
     )
 
 
-def _require(package: Package | None, needs_gpu: bool, needs_sm: int, label: str, device: str) -> None:
-    """Raises Unavailable when this machine lacks what the option needs."""
+def _require(
+    option: str,
+    package: Package | None,
+    also: Callable[[str], None],
+    needs_gpu: bool,
+    needs_sm: int,
+    row: Row,
+    device: str,
+) -> None:
+    label = f"{row.label}: {option}"
     if package is not None:
         try:
             importlib.import_module(package.module)
@@ -139,6 +156,7 @@ def _require(package: Package | None, needs_gpu: bool, needs_sm: int, label: str
                 f"{label} needs the package {package.requirement.partition('==')[0]} ({error});"
                 f" pip install {package.requirement}"
             ) from error
+    also(label)
     if device == "cpu":
         if needs_gpu:
             raise Unavailable(
@@ -158,13 +176,11 @@ def _require(package: Package | None, needs_gpu: bool, needs_sm: int, label: str
 def _apply(
     id: str,
     target: Target,
-    require: Callable[[str, str], None],
     misfit: Misfit,
     convert: Convert,
     session: Session,
 ) -> None:
     label = f"{session.row.label}: {target.axis} {id}"
-    require(label, session.device)
     module = getattr(session.pipe, target.component)
     linears = census.linears(module)
     chosen = [name for name in linears if target.chosen(name)]

@@ -110,7 +110,7 @@ def _users_file(work: Work) -> dict[str, Any]:
     and how, is the file's to say; embedders and modulations may be."""
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
-    path = _users_path(work)
+    path = Path(os.environ[FILE_VARIABLE])
     session = work.session
     with tempfile.TemporaryDirectory() as folder:
         work.module.save_config(Path(folder) / "transformer")
@@ -136,12 +136,11 @@ def _users_file(work: Work) -> dict[str, Any]:
 users_file = _method(_users_file, r"\w+")
 
 
-def _users_path(work: Work) -> Path:
+def require_users_file(label: str) -> None:
     named = os.environ.get(FILE_VARIABLE)
     if not named or not Path(named).is_file():
         what = f"{named} does not exist" if named else f"{FILE_VARIABLE} is not set"
         raise Unavailable(
-            f"{work.label} runs a GGUF file of your own, and {what};"
+            f"{label} runs a GGUF file of your own, and {what};"
             f" export {FILE_VARIABLE}=/path/to/flux1-dev-Q4_K_S.gguf"
         )
-    return Path(named)
