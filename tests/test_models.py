@@ -221,6 +221,38 @@ def test_every_use_case_has_its_pipeline_and_none_recasts_a_component(
     assert pipe.transformer.dtype == torch.float16
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_weights_are_mapped_as_they_are_stored_and_cast_on_the_device_as_diffusers_would(
+    make_row: MakeRow, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Cast while they are read, they would be each process's own instead of files that all share."""
+    import torch
+    from diffusers import FluxPipeline
+
+    from bench import identity
+    from bench.axes.precision import torch_dtype
+
+    read: list[str] = []
+    place = models.place
+
+    def placed(module: Any, dtype: Any, device: str) -> None:
+        dtypes = {parameter.dtype for parameter in module.parameters()}
+        assert dtypes == {torch.bfloat16}, "as bench/tiny/weights holds them"
+        read.append(type(module).__name__)
+        place(module, dtype, device)
+
+    monkeypatch.setattr(models, "place", placed)
+    pipe = models.load(make_row(precision=precision, control="canny"), "tiny", "cpu").pipe
+    assert len(read) == 5
+    theirs = FluxPipeline.from_pretrained(identity.TINY_WEIGHTS, dtype=torch_dtype(precision))
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        expected = getattr(theirs, name).state_dict()
+        for key, tensor in getattr(pipe, name).state_dict().items():
+            assert tensor.dtype == expected[key].dtype, (name, key)
+            assert torch.equal(tensor, expected[key]), (name, key)
+    assert {parameter.dtype for parameter in pipe.controlnet.parameters()} == {torch_dtype(precision)}
+
+
 def test_a_changed_published_config_changes_the_hash_of_the_code(tmp_path: Path) -> None:
     """The configs are what synthetic weights are built from: results of another one are stale."""
     from bench import identity, sources

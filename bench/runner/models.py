@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,12 @@ def load(row: Row, weights: str, device: str) -> Loaded:
         components = synthetic.components(dtype, device, controlnet=with_controlnet)
         weights_id = synthetic.weights_id(dtype, controlnet=with_controlnet)
     elif weights == "tiny":
-        components, weights_id = _tiny(row, dtype)
+        components, weights_id = _tiny(row)
     else:
-        components, weights_id = _hub(row, dtype)
+        components, weights_id = _hub(row)
+    for component in components.values():
+        if hasattr(component, "parameters"):
+            place(component, dtype, device)
     pipe = assemble(row, components).to(device)
     pipe.set_progress_bar_config(disable=True)
     return Loaded(pipe, _describe(weights, weights_id, pipe.transformer))
@@ -85,40 +88,70 @@ def _describe(source: Any, weights_id: str, transformer: Any) -> Weights:
     )
 
 
-def _tiny(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
+def _tiny(row: Row) -> tuple[dict[str, Any], str]:
     folder = identity.TINY_WEIGHTS
     if not (folder / "model_index.json").is_file():
         raise Unavailable(f"{row.label}: no tiny weights in {folder}; get the repository's files there back")
-    components = _read(row, folder, folder / "controlnet", dtype)
+    components = _read(row, folder, folder / "controlnet")
     return components, f"tiny FLUX, {identity.weights_sha256(folder)[:12]}"
 
 
-def _hub(row: Row, dtype: Any) -> tuple[dict[str, Any], str]:
+def _hub(row: Row) -> tuple[dict[str, Any], str]:
     base, control = published("transformer"), published("controlnet")
     folder = snapshot(row.label, base)
     weights_id = f"{base.repository}@{base.revision}"
     if row.control == "none":
-        return _read(row, folder, None, dtype), weights_id
-    components = _read(row, folder, snapshot(row.label, control), dtype)
+        return _read(row, folder, None), weights_id
+    components = _read(row, folder, snapshot(row.label, control))
     return components, f"{weights_id} and {control.repository}@{control.revision}"
 
 
-def _read(row: Row, folder: Path, controlnet: Path | None, dtype: Any) -> dict[str, Any]:
-    """The components of a diffusers directory, and its ControlNet when the row needs one."""
+def _read(row: Row, folder: Path, controlnet: Path | None) -> dict[str, Any]:
+    """The components of a diffusers directory, and its ControlNet when the row needs one, as they are stored:
+    they are mapped files then, of which all processes share one copy, and ``place`` casts them."""
     from diffusers import FluxControlNetModel, FluxPipeline
+    from safetensors import SafetensorError
 
     try:
-        pipe = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        stored = {part.name: _stored_dtype(part) for part in folder.iterdir() if _tensors_of(part)}
+        pipe = FluxPipeline.from_pretrained(folder, dtype=stored, local_files_only=True)
         components: dict[str, Any] = dict(pipe.components)
         if row.control != "none" and controlnet is not None:
             components["controlnet"] = FluxControlNetModel.from_pretrained(
-                controlnet, dtype=dtype, local_files_only=True
+                controlnet, dtype=_stored_dtype(controlnet), local_files_only=True
             )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise Unavailable(
             f"{row.label}: weights in {folder} are not complete ({error}); remove the folder and fetch again"
         ) from error
     return components
+
+
+def _tensors_of(component: Path) -> list[Path]:
+    return sorted(component.glob("*.safetensors"))
+
+
+def _stored_dtype(component: Path) -> Any:
+    """In which all of its tensors are exact."""
+    import torch
+    from safetensors import safe_open
+
+    dtypes = set()
+    for path in _tensors_of(component):
+        with safe_open(path, "pt") as tensors:
+            dtypes |= {tensors.get_tensor(name).dtype for name in tensors.keys()}  # noqa: SIM118  no mapping
+    if not dtypes:
+        raise FileNotFoundError(f"no *.safetensors in {component}")
+    return reduce(torch.promote_types, dtypes)
+
+
+def place(module: Any, dtype: Any, device: str) -> None:
+    """On the device in the dtypes of ``from_pretrained(dtype=...)``, a parameter at a time: the host's memory
+    holds nothing but the files, the device's nothing twice."""
+    for name, parameter in module.named_parameters():
+        target = synthetic.parameter_dtype(module, name, dtype)
+        parameter.data = parameter.data.to(device).to(target)
+    module.to(device)  # buffers
 
 
 def snapshot(label: str, source: Published) -> Path:

@@ -9,8 +9,9 @@ in the same order with the same arguments over a socket pair each; no decision i
 
 Weights are not read once and broadcast: safetensors are mapped, so N ranks share one copy in the page cache
 and the disk is read once (and fetched once: huggingface_hub locks each file), while a broadcast would idle
-N - 1 PCIe links. Synthetic ones are drawn on each GPU from one seed. Either way a sample of every parameter
-is compared before anything is measured.
+N - 1 PCIe links. They are mapped as they are stored and cast on the GPU (``models.place``): cast on the way,
+each rank would hold a copy of its own in the host's memory. Synthetic ones are drawn on each GPU from one
+seed. Either way a sample of every parameter is compared before anything is measured.
 """
 
 from __future__ import annotations
