@@ -86,7 +86,8 @@ def test_tier_widens_the_selection() -> None:
     ("arguments", "message"),
     [
         (["rows", "--where", "hardwre=cpu"], "did you mean 'hardware'?"),
-        (["rows", "--where", "hardware=h100x7"], "no row matches --where 'hardware=h100x7' --tier core"),
+        (["rows", "--where", "hardware=h100x7"], "no row has the hardware 'h100x7'; did you mean 'h100x8'?"),
+        (["rows", "--where", "cache=none attention=cudnn phase=1"], "no row matches --where 'cache=none"),
         (["rows", "--where", "control=depth"], "in other tiers (--tier all)"),
         (["rows", "--matrix", "nowhere.csv"], "nowhere.csv does not exist; run in the repository"),
         (["rows", "--tier", "cor"], "'cor' is not one of"),
