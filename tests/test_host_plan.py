@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,10 @@ from bench.config import BUDGETS, CELLS
 from bench.flux import MODELS
 from bench.host import estimate, history
 from bench.host.estimate import Estimates, gpu_hours, guess_seconds, timeout_seconds
-from bench.host.fanout import Settings, Wanting, make_plan
-from bench.host.gpus import Gpu
 from bench.host.history import Past
 from bench.host.plan import Action, Decision, Wanted, by_value, code_of, decide, may_retry, promise
-from bench.host.words import misfit_advice, plan_lines, rows_text
 from bench.matrix import Row
 from bench.record import RETRIES, Code, Result, Status
-from bench.typed import Asked
 
 ROW = fake_row(hardware="cpu")
 HOST = "cpu-0000000000000000"
@@ -135,6 +129,12 @@ def test_an_attempt_of_fewer_requests_teaches_no_estimate_and_so_no_time_limit()
     row, cells = fake_row(hardware="cpu"), ((1, 1),)
     short = Estimates.from_pasts({"1": past(result(shapes=cells, n=4))})
     assert short.seconds(row, "quick", cells) == guess_seconds(row, "quick", cells)
+
+
+def test_requests_that_came_at_a_rate_of_their_own_teach_no_estimate() -> None:
+    row, cells = fake_row(hardware="cpu"), ((1, 1),)
+    waited = Estimates.from_pasts({"1": past(at_a_rate(result(shapes=cells)))})
+    assert waited.seconds(row, "quick", cells) == guess_seconds(row, "quick", cells)
 
 
 def test_only_the_missing_cells_of_an_interrupted_row_run() -> None:
@@ -303,42 +303,6 @@ def test_a_guess_counts_the_pictures_that_a_row_saves_and_no_more(make_row: Call
     assert guess == estimate.START_SECONDS["tiny"] + requests * estimate.TINY_IMAGE_SECONDS
 
 
-def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path: Path) -> None:
-    rows = [
-        fake_row(row="1", hardware="h100x1"),
-        fake_row(row="2", hardware="a100x1"),
-        fake_row(row="3", hardware="a100x1", compilation="inductor"),
-        fake_row(row="4", hardware="cpu", attention="cudnn"),
-    ]
-    gpus = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-a", int(85e9))]
-    settings = Settings(tmp_path, "synthetic", config.QUICK, ((1, 1),))
-    text = "\n".join(plan_lines(make_plan(rows, Wanting(settings, gpus)), settings, gpus, every_row=True))
-    assert "4 rows chosen, 1 to run (quick): about " in text
-    assert "GPU-hours" in text
-    assert "1. row 1 (bf16 on h100x1, txt2img) 1x1: about" in text
-    assert "do not fit this machine: rows 2-3: it wants 1 x a100 of at least 75 GB" in text
-    assert "unsupported: row 4: gpu-option-on-cpu" in text
-
-
-def test_a_price_and_a_time_limit_are_said_before_anything_runs(tmp_path: Path) -> None:
-    rows = [fake_row(row=str(n), hardware="h100x1", steps=n, attention="cudnn") for n in range(1, 9)]
-    gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(4)]
-    alone = Settings(tmp_path, "synthetic", config.STANDARD, ((1, 1),), price_per_gpu_hour=2.5)
-    plan = make_plan(rows, Wanting(alone, gpus))
-    seconds = sum(plan.seconds(item, config.STANDARD) for item in plan.to_run)
-    text = "\n".join(plan_lines(plan, alone, gpus, every_row=False))
-    assert f"at 2.5 a GPU-hour: about {seconds / 3600 * 2.5:.2f} for the GPUs that work, " in text
-    assert f"{seconds / 3600 * 4 * 2.5:.2f} for all 4 of this machine" in text
-    assert "side by side" not in text, "finalists run alone"
-    shorter = replace(alone, budget=config.QUICK, max_hours=0.03, price_per_gpu_hour=None)
-    text = "\n".join(plan_lines(make_plan(rows, Wanting(shorter, gpus)), shorter, gpus, every_row=False))
-    assert "rows of one GPU run side by side, 4 at once" in text
-    fit = re.search(r"--max-hours 0.03: about (\d) of 8 rows fit", text)
-    assert fit is not None
-    assert 0 < int(fit[1]) < 8
-    assert "a GPU-hour:" not in text
-
-
 def test_a_preempted_campaign_goes_on_elsewhere_and_finished_rows_stay_done_but_the_reference() -> None:
     """On the same model of GPU, if asked to: what was finished there counts, what was broken off does not."""
     row = fake_row(hardware="h100x1", vae="tiled")
@@ -357,55 +321,3 @@ def test_a_preempted_campaign_goes_on_elsewhere_and_finished_rows_stay_done_but_
     done = fake_result(reference, fingerprint=CODE_NOW, budget="quick", n=13)
     again = {"row": reference, "host_ids": frozenset({"GPU-new"})}
     assert ask(done, gpu_names=frozenset({name}), **again).action is Action.RUN
-
-
-def test_rows_are_named_in_runs() -> None:
-    assert rows_text(["7"]) == "row 7"
-    assert rows_text(["9", "1", "3", "2", "p-0a1b2c3d"]) == "rows 1-3, 9, p-0a1b2c3d"
-
-
-def test_who_lacks_the_hardware_is_told_what_is_missing_and_what_fits() -> None:
-    wanted = fake_row(row="42", hardware="h100x1", compilation="inductor")
-    reference = fake_row(row="74", hardware="cpu")
-    same = fake_row(row="75", hardware="cpu", compilation="inductor")
-    text = misfit_advice(wanted, [wanted, reference, same], [], Asked())
-    assert "it wants 1 x h100, and this machine has no GPU" in text
-    assert "`make bench ROW=42`" in text
-    assert "`make bench ROW=75`" in text
-    assert "`make bench ROW=74`" in misfit_advice(wanted, [wanted, reference], [], Asked())
-
-
-def test_advice_repeats_how_a_row_was_asked_for() -> None:
-    wanted = fake_row(row="42", hardware="h100x1", compilation="inductor")
-    on_h200 = fake_row(row="50", hardware="h200x1", compilation="inductor")
-    tiny = fake_row(row="75", hardware="cpu", compilation="inductor")
-    gpus = [Gpu(0, "NVIDIA H200", "GPU-a", int(150e9))]
-    asked = Asked("synthetic", "probe", "2", "1x1,1x4", "my results", "venv", "here")
-    rest = "BUDGET=probe PROCESSES=2 CELLS=1x1,1x4 RESULTS='my results' EXECUTOR=venv REGISTRY=here"
-    text = misfit_advice(wanted, [wanted, on_h200, tiny], gpus, asked)
-    assert f"`make bench ROW=42 WEIGHTS=synthetic {rest}`" in text
-    assert f"`make bench ROW=50 WEIGHTS=synthetic {rest}`" in text
-    assert f"`make bench ROW=75 {rest}`" in misfit_advice(wanted, [wanted, tiny], gpus, asked), (
-        "its own weights"
-    )
-
-
-def test_what_goes_without_saying_is_what_the_makefile_takes() -> None:
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
-    defaults = dict(re.findall(r"^(\w+) \?= *(.*)$", makefile, re.M))
-    assert {each.name: defaults[each.name.upper()] for each in fields(Asked)} == asdict(Asked())
-    campaign = re.search(r"^CAMPAIGN = (.*\n(?:  .*\n)*)", makefile, re.M)
-    assert campaign is not None
-    assert all(f"$({each.name.upper()})" in campaign[1] for each in fields(Asked))
-
-
-def test_planning_three_thousand_rows_takes_less_than_two_seconds(tmp_path: Path) -> None:
-    rows = [fake_row(row=str(number), hardware="cpu", size=128) for number in range(1, 3001)]
-    for row in rows[:300]:
-        write_attempt(tmp_path, fake_result(row, n=13, budget="quick"), telemetry=False)
-    settings = Settings(tmp_path, "synthetic", config.QUICK, CELLS)
-    begun = time.process_time()  # of a machine that others use as well
-    plan = make_plan(rows, Wanting(settings, []))
-    plan_lines(plan, settings, [], every_row=True)
-    assert time.process_time() - begun < 2
-    assert len(plan.decisions) == 3000

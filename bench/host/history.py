@@ -10,7 +10,7 @@ from bench import attempts, layout, pictures, record
 from bench.attempts import Unreadable
 from bench.config import BUDGETS
 from bench.matrix import Row
-from bench.record import Result
+from bench.record import CLOSED, Result
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ def read(results: Path, row: Row, weights: str) -> Past:
 
 def wall_seconds(pasts: Iterable[Past]) -> dict[tuple[str, str, str], list[float]]:
     """(row id, budget, cells) -> how long its finished attempts took in all. One that was asked for fewer
-    requests than the budget's (``run --requests``) tells nothing of those that make them all."""
+    requests than the budget's (``run --requests``) tells nothing of those that make them all, nor does one
+    that waited for requests at a rate of their own (``--load poisson:RATE``)."""
     seconds: dict[tuple[str, str, str], list[float]] = {}
     for past in pasts:
         for _, result in past.results:
             share = BUDGETS[result.budget].n_per_process
             whole = result.status.code in record.HAS_NUMBERS and all(cell.n >= share for cell in result.cells)
-            if result.cost is not None and whole:
+            if result.cost is not None and whole and result.load == CLOSED:
                 cells = ",".join(f"{cell.users}x{cell.images}" for cell in result.cells)
                 key = (str(result.row["row"]), result.budget, cells)
                 seconds.setdefault(key, []).append(result.cost.wall_seconds)
