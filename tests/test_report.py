@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_attempts import write_attempt
 from fakes import fake_cell, fake_result, fake_row
+from reports import COMPILED, REFERENCE, attempt, comparison, rendered, texts
 
-from bench import identity, layout, record
-from bench.host import locks
-from bench.matrix import Row
-from bench.record import Code, Result
-from bench.report import since
+from bench import record
+from bench.record import Code
 from bench.report.answers import entries
 from bench.report.chart_data import latency_rows
-from bench.report.load import load
 from bench.report.matrix_table import certainty
 from bench.report.origin import origin
-from bench.report.page import Report, report
-from bench.report.table import Table
 from bench.report.text import number, ratio_bounds
 from bench.verdicts import Verdict
-
-
-def attempt(results: Path, row: Row, **result: Any) -> tuple[Path, Result]:
-    """A fake attempt that this checkout's code made."""
-    made = fake_result(row, **result)
-    if made.ingredients is not None:
-        here = identity.ingredients(row, made.ingredients.weights)
-        update = {"ingredients": here, "fingerprint": identity.fingerprint_of(row, here)}
-        made = made.model_copy(update=update)
-    return write_attempt(results, made), made
-
-
-def rendered(results: Path) -> Report:
-    return report(load(results))
-
-
-def comparison(of: Report, case: str = "txt2img", section: int = 0) -> Table:
-    (page,) = of.pages
-    return next(each.comparison for each in page.sections[section].cases if each.case.slug == case)
-
-
-def texts(table: Table, stack: str, shape: str = "1x1") -> dict[str, str]:
-    """Heading -> text of the line of one stack and cell."""
-    (line,) = (line for line in table.lines if line.entries[0].text == stack and line.shape in {shape, ""})
-    return {column.title: entry.text for column, entry in zip(table.columns, line.entries, strict=True)}
-
-
-REFERENCE = fake_row(row="2")
-COMPILED = fake_row(row="4", compilation="inductor", parent="2")
 
 
 def test_the_table_prints_the_numbers_of_the_json(tmp_path: Path) -> None:
@@ -211,100 +175,6 @@ def test_rows_of_different_weights_share_no_table(tmp_path: Path) -> None:
         assert all(f"{view.section.weights} weights" in table.scope for table in tables)
 
 
-def banner(results: Path) -> str:
-    return since.banner(rendered(results).pages[0].sections[0].section)
-
-
-def tags(results: Path) -> list[tuple[str, ...]]:
-    """Of the stacks of the comparison."""
-    return [line.entries[0].tags for line in comparison(rendered(results)).lines if line.shape in {"1x1", ""}]
-
-
-def test_a_section_says_once_that_all_its_rows_are_of_other_code(tmp_path: Path) -> None:
-    write_attempt(tmp_path, fake_result(REFERENCE))
-    write_attempt(tmp_path, fake_result(COMPILED, median_seconds=3.9))
-    assert "2026-11-22, commit 00000000" in banner(tmp_path)
-    assert "In this checkout the code that measures has changed since." in banner(tmp_path)
-    assert tags(tmp_path) == [(), ("reference",)]
-
-
-def test_a_section_of_old_and_current_rows_tags_the_old_ones(tmp_path: Path) -> None:
-    attempt(tmp_path, REFERENCE)
-    write_attempt(tmp_path, fake_result(COMPILED, median_seconds=3.9))
-    assert "changed since for 1 of 2 rows, tagged stale" in banner(tmp_path)
-    assert tags(tmp_path) == [("stale",), ("reference",)]
-
-
-def test_changed_weights_of_the_tiny_model_are_said_apart_from_changed_code(tmp_path: Path) -> None:
-    row = fake_row(row="2", hardware="cpu")
-    _, result = attempt(tmp_path, row)
-    assert "changed" not in banner(tmp_path)
-    made_of = result.ingredients
-    assert made_of is not None
-    older = made_of.model_copy(update={"data": "other"})
-    update = {
-        "ingredients": older,
-        "fingerprint": identity.fingerprint_of(row, older),
-        "attempt": "20270101T000000Z-0000",
-    }
-    write_attempt(tmp_path, result.model_copy(update=update))
-    assert "In this checkout the tiny weights have changed since." in banner(tmp_path)
-
-
-def test_packages_other_than_the_locked_ones_are_named_with_both_versions(tmp_path: Path) -> None:
-    made = fake_result(REFERENCE)
-    assert made.environment is not None
-    locked = locks.locked_version("torch", "torch")
-    made.environment.packages = {"torch": f"{locked}+cu130", "numpy": "1.0", "pytest": "1.0"}
-    write_attempt(tmp_path, made)
-    assert "packages than measured here: numpy 1.0 (locked " in banner(tmp_path)
-    assert "torch" not in banner(tmp_path)
-    assert "pytest" not in banner(tmp_path)
-
-
-def test_current_results_are_not_called_stale(tmp_path: Path) -> None:
-    attempt(tmp_path, REFERENCE)
-    assert tags(tmp_path) == [("reference",)]
-    assert "changed" not in banner(tmp_path)
-
-
-def test_old_numbers_stay_in_sight_when_the_new_attempt_crashed(tmp_path: Path) -> None:
-    attempt(tmp_path, REFERENCE, fingerprint="0" * 64)
-    attempt(tmp_path, REFERENCE, code=Code.CRASHED, minutes=60, log_tail=["Segmentation fault"])
-    (line, *_) = comparison(rendered(tmp_path)).lines
-    assert "ended crashed" in line.entries[0].note
-    (failure,) = rendered(tmp_path).pages[0].failures
-    assert failure.log == ("Segmentation fault",)
-
-
-def test_a_failed_cell_keeps_its_line_its_reason_and_its_log(tmp_path: Path) -> None:
-    cells = [fake_cell(1, 1), fake_cell(1, 4, code=Code.OOM, reason="CUDA out of memory")]
-    attempt(tmp_path, fake_row(row="1", precision="fp32"), cells=cells)
-    page = rendered(tmp_path).pages[0]
-    assert texts(comparison(rendered(tmp_path)), "fp32", "1x4")["Status"] == "oom"
-    (failure,) = page.failures
-    assert (failure.cell, failure.reason, failure.answered) == ("1x4", "CUDA out of memory", "no")
-    assert failure.log[-1] == "oom"
-
-
-def test_a_cell_that_was_measured_later_says_so(tmp_path: Path) -> None:
-    attempt(tmp_path, REFERENCE, code=Code.INFRA, reason="disk full")
-    attempt(tmp_path, REFERENCE, minutes=30)
-    (failure,) = rendered(tmp_path).pages[0].failures
-    assert failure.answered == "here"
-
-
-def test_a_cell_that_another_machine_measured_names_it_however_many_did_not(tmp_path: Path) -> None:
-    single = {"shapes": [(1, 1)]}
-    for host, code in ((1, Code.UNSTABLE), (2, None), (3, Code.UNSTABLE)):
-        attempt(tmp_path, REFERENCE, host=host, code=code, minutes=host, **single)
-    failed = rendered(tmp_path).pages[0].failures
-    assert [(each.machine, each.answered) for each in failed] == [
-        ("GPU-00000001", "on GPU-00000002"),
-        ("GPU-00000003", "on GPU-00000002"),
-    ]
-
-
 def test_gains_are_attributed_to_the_change_from_the_parent(tmp_path: Path) -> None:
     both = fake_row(row="6", compilation="inductor", attention="cudnn", parent="4")
     alone = fake_row(row="5", attention="cudnn", parent="2")
@@ -333,62 +203,6 @@ def test_the_headline_names_the_fastest_stack_beside_the_reference(tmp_path: Pat
     line = texts(headline, "Text-to-Image")
     assert line["Fastest stack"] == "bf16 + inductor"
     assert line["Reference p50 (s)"] == "5.25"
-
-
-def test_unreadable_results_are_named_with_the_reason(tmp_path: Path) -> None:
-    folder, _ = attempt(tmp_path, REFERENCE)
-    edited = json.loads((folder / layout.RESULT).read_text())
-    edited["speed"] = "great"
-    (folder / layout.RESULT).write_text(json.dumps(edited))
-    running, _ = attempt(tmp_path, COMPILED, n=5, shapes=[(1, 1)])
-    (running / layout.RESULT).unlink()
-    reasons = {problem.path.split("/")[2]: problem.reason for problem in load(tmp_path).problems}
-    assert "speed: Extra inputs are not permitted" in reasons["row-0002"]
-    assert " finished requests in requests.jsonl" in reasons["row-0004"]
-
-
-def odd_attempt(results: Path, row: Row, **made: Any) -> None:
-    """A power cap in its cell, and a machine that was busy before it began."""
-    cell = fake_cell(1, 1, gpu=row.gpu is not None)
-    cell.anomalies = [record.Anomaly(kind="power_cap", detail="held the clocks down in 98% of samples")]
-    result = fake_result(row, cells=[cell], **made)
-    busy = record.Anomaly(kind="busy_machine", detail="load average 20.3 on 16 processors")
-    assert result.environment is not None
-    result.environment.load_average = (20.3, 9.0, 9.0)
-    write_attempt(results, result.model_copy(update={"anomalies": [busy]}))
-
-
-def test_what_was_odd_stands_beside_every_number_it_concerns(tmp_path: Path) -> None:
-    odd_attempt(tmp_path, REFERENCE)
-    odd_attempt(tmp_path, REFERENCE, minutes=30)
-    (view,) = rendered(tmp_path).pages[0].sections
-    tables = view.headline, view.cases[0].comparison
-    for table, column in zip(tables, ("p50 (s)", "Status"), strict=True):
-        titles = [each.title for each in table.columns]
-        assert table.lines[0].entries[titles.index(column)].tags == ("power cap", "busy machine")
-
-
-def test_the_machine_table_has_clocks_temperature_load_and_anomalies_of_one_gpu_too(tmp_path: Path) -> None:
-    odd_attempt(tmp_path, REFERENCE)
-    (view,) = rendered(tmp_path).pages[0].sections
-    table = next(each for each in view.cases[0].side if each.title.startswith("Each GPU"))
-    line = texts(table, "bf16")
-    assert line["GPU"] == "GPU-00000000"
-    assert (line["SM clock avg (MHz)"], line["Temperature peak (°C)"]) == ("1755", "61.0")
-    assert (line["Power limit (W)"], line["Power cap (% of samples)"]) == ("700", "2")
-    assert line["Load before"] == "20.3 of 16"
-    assert line["Anomalies"] == (
-        "power cap: held the clocks down in 98% of samples; busy machine: load average 20.3 on 16 processors"
-    )
-
-
-def test_the_machine_table_of_a_cpu_has_its_load_and_no_columns_of_gpus(tmp_path: Path) -> None:
-    odd_attempt(tmp_path, fake_row(row="2", hardware="cpu"))
-    (view,) = rendered(tmp_path).pages[0].sections
-    table = next(each for each in view.cases[0].side if each.title.startswith("Machine"))
-    line = texts(table, "bf16")
-    assert line["Load before"] == "20.3 of 16"
-    assert not any("GPU" in title or "SM clock" in title for title in line)
 
 
 def test_a_wait_of_microseconds_is_no_number_with_an_exponent() -> None:

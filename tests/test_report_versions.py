@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
-from test_report import COMPILED, REFERENCE, attempt, banner, comparison, rendered, tags, texts
+from reports import COMPILED, REFERENCE, attempt, banner, comparison, rendered, tags, texts
 
 from bench import identity
 from bench.host import locks
