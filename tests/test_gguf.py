@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from bench import identity, tryout
 from bench.axes import AXES
 from bench.axes.option import Session, Unavailable
 from bench.axes.quantization import census, gguf_file, layers, with_gguf
+from bench.commands.gguf import NOISE
 from bench.matrix import Row
 
 TYPES = ("Q8_0", "Q5_1", "Q4_1", "Q4_0")
@@ -218,6 +222,25 @@ def run_command(*arguments: str) -> str:
     result = CliRunner().invoke(main, ["gguf", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_the_command_says_where_the_file_is_and_not_which_packages_look_for_which(tmp_path: Path) -> None:
+    """In a process of its own: packages speak when they are first imported."""
+    path = tmp_path / "tiny.gguf"
+    command = [sys.executable, "-m", "bench", "gguf", "q8_0", "--weights=tiny", f"--output={path}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{path} written" in ran.stdout
+    assert [words for words in NOISE.values() if words in ran.stderr] == []
+
+
+def test_another_warning_of_a_package_that_makes_noise_is_heard(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_command("q8_0", "--weights=tiny")
+    for words in (NOISE["torchao"], "weights are damaged"):
+        logging.getLogger("torchao").warning("%s!", words)
+    heard = [record.getMessage() for record in caplog.records if record.name == "torchao"]
+    assert heard == ["weights are damaged!"]
 
 
 def test_the_command_refuses_a_whole_file_without_a_place_for_it() -> None:
