@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench import stats, steady
-from bench.record import HAS_NUMBERS, Cell, Code, Distribution
+from bench.record import CLOSED, HAS_NUMBERS, Cell, Code, Distribution
 
 TOLERANCE = 1e-9
 """Relative; what is computed twice from the same floats differs by rounding at most."""
@@ -61,7 +61,7 @@ def _requests(cell: Cell, latency: Distribution) -> Iterator[str]:
         if len(distribution.raw) != cell.n:
             yield f"{name}.raw: {len(distribution.raw)} values, but n is {cell.n}"
             return
-    if cell.load == "closed" and cell.n % cell.users:
+    if cell.load == CLOSED and cell.n % cell.users:
         yield f"n: {cell.n} is no multiple of {cell.users} users"
     if cell.queue is None or cell.service is None:
         yield "queue, service: one of them is missing"
@@ -119,7 +119,7 @@ def _delivered(cell: Cell, servers: int) -> range:
     """How many requests a window may hold that begins when as many are done as servers were at work at first.
     Users that wait for their answers keep every server busy from the start; others may find only one busy."""
     most = cell.n + cell.users - 1
-    if cell.load == "closed":
+    if cell.load == CLOSED:
         most = cell.n + cell.users - min(cell.users, servers)
         return range(most, most + 1)
     return range(cell.n + cell.users - servers, most + 1)

@@ -1,16 +1,18 @@
 """How far apart two attempts' quality images and latents are, from their files. No GPU, no pipeline.
 
 An attempt's ``images/`` holds ``<prompt id>.png`` and ``<prompt id>.latents.safetensors`` for each quality
-prompt. torch is needed only because numpy knows no bf16.
+prompt. torch is needed because numpy knows no bf16.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import layout
+from bench.runner.outputs import relative_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,40 +43,32 @@ def prompts(attempt: Path) -> list[str]:
 def distance(attempt: Path, reference: Path, prompt: str) -> Distance:
     """Raises ``PictureError`` where shapes differ, a file is broken or a package is missing."""
     try:
-        images, latents = (
-            _pair(_image, attempt, reference, prompt),
-            _pair(_latents, attempt, reference, prompt),
-        )
+        images = _pair(_image, attempt, reference, prompt)
+        latents = _pair(_latents, attempt, reference, prompt)
         return Distance(latent_relative_error(*latents), psnr_db(*images), ssim(*images))
     except ImportError as error:
         raise PictureError(f"{error}; pictures are compared with fluxbench[run] installed") from error
 
 
-def _pair(
-    read: Callable[[Path, str], np.ndarray], attempt: Path, reference: Path, prompt: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _pair(read: Callable[[Path, str], Any], attempt: Path, reference: Path, prompt: str) -> tuple[Any, Any]:
     try:
         ours, theirs = read(attempt, prompt), read(reference, prompt)
     except ImportError:
         raise
     except Exception as error:  # Pillow and safetensors raise their own kinds for a damaged file
         raise PictureError(f"prompt {prompt} of {attempt} or {reference} cannot be read: {error}") from error
-    if ours.shape != theirs.shape:
-        raise PictureError(
-            f"prompt {prompt} has shape {ours.shape} in {attempt} and {theirs.shape} in {reference}"
-        )
+    here, there = tuple(ours.shape), tuple(theirs.shape)
+    if here != there:
+        raise PictureError(f"prompt {prompt} has shape {here} in {attempt} and {there} in {reference}")
     return ours, theirs
 
 
-def latent_relative_error(latents: np.ndarray, reference: np.ndarray) -> float:
-    """|latents - reference| / |reference|, Euclidean, in float64."""
-    import numpy as np
-
-    norm = float(np.linalg.norm(reference))
-    error = float(np.linalg.norm(latents - reference))
-    if norm == 0 or not np.isfinite(error / norm):
+def latent_relative_error(latents: Any, reference: Any) -> float:
+    """``relative_error`` of two float64 tensors. Raises ``PictureError`` where it is no number."""
+    error = relative_error(latents, reference)
+    if not math.isfinite(error):
         raise PictureError("latents are not finite, or the reference's are all zero; run the row again")
-    return error / norm
+    return error
 
 
 def psnr_db(image: np.ndarray, reference: np.ndarray) -> float | None:
@@ -111,9 +105,8 @@ def _image(attempt: Path, prompt: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _latents(attempt: Path, prompt: str) -> np.ndarray:
+def _latents(attempt: Path, prompt: str) -> Any:
     from safetensors.torch import load_file
 
     tensors = load_file(attempt / layout.IMAGES / f"{prompt}{LATENTS}")
-    array: np.ndarray = tensors["latents"].double().numpy()
-    return array
+    return tensors["latents"].double()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
@@ -218,7 +219,7 @@ def picture(seed: int) -> np.ndarray:
 
 def test_metrics_of_identical_pictures_are_perfect() -> None:
     image = picture(0)
-    latents = image.astype(np.float64) + 1
+    latents = torch.from_numpy(image).double() + 1
     assert pictures.psnr_db(image, image) is None
     assert pictures.ssim(image, image) == pytest.approx(1.0)
     assert pictures.latent_relative_error(latents, latents) == 0.0
@@ -227,13 +228,15 @@ def test_metrics_of_identical_pictures_are_perfect() -> None:
 def test_metrics_have_their_known_values() -> None:
     image = np.full((32, 32, 3), 100, np.uint8)
     assert pictures.psnr_db(image + np.uint8(5), image) == pytest.approx(20 * math.log10(255 / 5))
-    assert pictures.latent_relative_error(np.array([3.0, 4.0]), np.array([3.0, 0.0])) == pytest.approx(4 / 3)
+    latents, reference = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0])
+    assert pictures.latent_relative_error(latents, reference) == pytest.approx(4 / 3)
     assert pictures.ssim(picture(0), picture(1)) < 0.1
 
 
-def test_latents_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize(("latents", "reference"), [(math.nan, 1.0), (1.0, math.inf), (1.0, 0.0), (0.0, 0.0)])
+def test_latents_whose_distance_is_no_number_are_refused(latents: float, reference: float) -> None:
     with pytest.raises(PictureError, match="not finite"):
-        pictures.latent_relative_error(np.array([math.nan]), np.array([1.0]))
+        pictures.latent_relative_error(torch.tensor([latents]), torch.tensor([reference]))
 
 
 def test_half_the_prompts_identical_give_a_median_psnr_of_none() -> None:
