@@ -90,7 +90,8 @@ def test_replicas_share_one_queue_and_each_serves_its_part(server: WarmServer, t
     # Of all eight: a machine busy with other things may let one replica have the four that count.
     assert {servers(line) for line in lines} == {("served_by_rank_0",), ("served_by_rank_1",)}
     first = [line for line in lines if line["index"] < 4]
-    assert any(servers(one) != servers(other) and at_once(one, other) for one, other in combinations(first, 2))
+    pairs = combinations(first, 2)
+    assert any(servers(one) != servers(other) and at_once(one, other) for one, other in pairs)
     assert alone.counts["parallel"]["served_by_rank_0"] >= 1, "idle replicas take turns"
 
 
