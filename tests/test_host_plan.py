@@ -269,6 +269,19 @@ def test_references_come_first_then_the_likely_fastest() -> None:
     assert [row.row for row in order] == ["6", "2", "5", "4", "3", "1", "7"]
 
 
+def test_a_stack_runs_on_one_gpu_before_it_runs_on_several() -> None:
+    """A budget that runs out must not leave two compiled GPUs beside one that is not: compiling would pass
+    for scaling."""
+    rows = [
+        fake_row(row="1", hardware="h200x2", parallel="ulysses2", compilation="inductor"),
+        fake_row(row="2", hardware="h200x2", parallel="ulysses2"),
+        fake_row(row="3", hardware="h200x1", compilation="inductor"),
+        fake_row(row="4", hardware="h200x1"),
+        fake_row(row="5", hardware="h200x1", attention="cudnn"),
+    ]
+    assert [row.row for row in by_value(rows)] == ["4", "3", "1", "2", "5"]
+
+
 def test_every_way_to_compile_is_guessed_faster_than_eager() -> None:
     """A new one without a guess would come after all others, and its hours would be those of eager."""
     eager = promise(fake_row())

@@ -287,9 +287,20 @@ def promise(row: Row) -> float:
 
 def by_value(rows: Iterable[Row]) -> list[Row]:
     """Most valuable first, so that a budget that runs out still leaves an answer: every reference (without
-    it no other row of its use case says anything), then the rows most likely to be the fastest."""
-    return sorted(rows, key=_value)
+    it no other row of its use case says anything), then the rows most likely to be the fastest. What several
+    GPUs do with a stack says how it scales only beside what one of them does with it, which goes first."""
+    chosen = list(rows)
+    best: dict[object, float] = {}
+    for row in chosen:
+        best[_anywhere(row)] = max(promise(row), best.get(_anywhere(row), 0.0))
+
+    def value(row: Row) -> tuple[bool, bool, bool, float, int, float]:
+        plain = not row.is_reference, row.tier != "core", row.control != "none"
+        return *plain, -best[_anywhere(row)], row.gpu_count, -promise(row)
+
+    return sorted(chosen, key=value)
 
 
-def _value(row: Row) -> tuple[bool, bool, bool, float]:
-    return not row.is_reference, row.tier != "core", row.control != "none", -promise(row)
+def _anywhere(row: Row) -> object:
+    """What rows have in common that run one stack on more GPUs or fewer."""
+    return row.group, tuple(option for axis, option in row.stack.items() if axis != "parallel")
