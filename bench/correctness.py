@@ -21,7 +21,7 @@ from bench.axes.option import Option
 from bench.axes.parallel import ranks_of
 from bench.matrix import PLAIN, Row
 from bench.record import Strict
-from bench.rules import refusals
+from bench.rules import refusal
 from bench.runner.outputs import relative_error
 
 ROUNDING = 1e-4
@@ -61,15 +61,15 @@ def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row
             asked = (option,) if axis == "precision" else ("fp32", "bf16")
             stacks = [{"precision": precision, **PLAIN, axis: option} for precision in asked]
             tried = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
-            yield axis, option, next((row for row in tried if not refusals(row)), tried[-1])
+            yield axis, option, next((row for row in tried if not refusal(row)), tried[-1])
 
 
 def compare(case: Case) -> Compared:
     axis, _, row = case
     errors: list[float] = []
     ended: tryout.Ended
-    if refused := refusals(row):
-        ended, reason = "refused", f"{refused[0].name}: {refused[0].reason}"
+    if refused := refusal(row):
+        ended, reason = "refused", str(refused)
     else:
         ended, reason = tryout.attempt(lambda: errors.append(_error(axis, row)))
     return compared(case, ended, reason, errors[0] if errors else None)

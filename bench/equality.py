@@ -25,7 +25,7 @@ from bench.axes import AXES
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.correctness import Case, Compared, needs_ranks
 from bench.matrix import BASELINE, CORE_CONTROLS, TASKS
-from bench.rules import refusals
+from bench.rules import refusal
 
 CACHES = ("none", "fbcache-0.2", "teacache-0.25")
 """Both probes; of both, 28 steps of Tiny FLUX skip some."""
@@ -62,19 +62,18 @@ def _of_use_cases(hardware: str, axis: str, changes: dict[str, str]) -> Iterator
         for control in CORE_CONTROLS:
             stacks = [{**BASELINE, **changes, "precision": precision} for precision in ("fp32", "bf16")]
             rows = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
-            yield axis, changes[axis], next((row for row in rows if not refusals(row)), rows[-1])
+            yield axis, changes[axis], next((row for row in rows if not refusal(row)), rows[-1])
 
 
 def compare(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Generator[Compared, None, None]:
     """One answer a case; those that a rule refuses need no ranks."""
     waiting = list(cases)
     while waiting:
-        if refused := refusals(waiting[0][2]):
-            reason = f"{refused[0].name}: {refused[0].reason}"
-            yield correctness.compared(waiting.pop(0), "refused", reason)
+        if refused := refusal(waiting[0][2]):
+            yield correctness.compared(waiting.pop(0), "refused", str(refused))
             continue
         first = _start_of(waiting[0])
-        together = [case for case in waiting if _start_of(case) == first and not refusals(case[2])]
+        together = [case for case in waiting if _start_of(case) == first and not refusal(case[2])]
         for case, found in zip(together, _started_once(together, ranks, seconds_a_case), strict=False):
             waiting.remove(case)
             yield found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.images import image_of
 from bench.matrix import Row, layers
 from bench.phases import phase_of
-from bench.rules import flags, refusals
+from bench.rules import flags, refusal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,13 +20,13 @@ def stack_text(row: Row) -> str:
 
 
 def as_dict(row: Row) -> dict[str, Any]:
-    """The row's columns, then its phase, image and the names of the rules that refuse it or flag it."""
-    names = [refusal.name for refusal in refusals(row)]
+    """The row's columns, then its phase, its image, the rule that refuses it and what flags it."""
+    refused = refusal(row)
     return {
         **row.model_dump(mode="json"),
         "phase": phase_of(row),
         "image": image_of(row),
-        "refused_by": names,
+        "refused_by": refused and refused.name,
         "flags": [flag.name for flag in flags(row)],
     }
 
@@ -40,7 +40,7 @@ def as_table(rows: Iterable[Row]) -> Table:
     table.add_column("parent", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for row in rows:
-        said = [f"refused: {refusal.name}" for refusal in refusals(row)]
+        said = [f"refused: {refused.name}"] if (refused := refusal(row)) else []
         said += [f"flagged: {flag.name}" for flag in flags(row)]
         table.add_row(
             row.row,

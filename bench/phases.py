@@ -29,7 +29,7 @@ from bench.layers import (
     Stack,
 )
 from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, CORE_CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
-from bench.rules import refusals
+from bench.rules import refusal
 
 PHASES = {
     1: "Baseline establishment",
@@ -232,7 +232,7 @@ def merged(rows: Iterable[Row]) -> list[Row]:
                 "why": wanted.why,
             }
         )
-        if refusals(row):
+        if refusal(row):
             continue
         by_identity[wanted.identity] = row
         next_id += known is None

@@ -28,7 +28,7 @@ from bench.axes.option import NotApplied, Session, Unavailable
 from bench.covering import Stack
 from bench.matrix import PLAIN, Row
 from bench.record import Strict
-from bench.rules import refusals
+from bench.rules import refusal
 
 STEPS = 8
 """Enough for a cache to skip one."""
@@ -91,8 +91,8 @@ def verify(session: Session) -> None:
 
 def construct(row: Row, *, capture: bool) -> Tried:
     """``capture``: see ``captured_only``."""
-    if refused := refusals(row):
-        return Tried(stack=row.stack, ended="refused", reason=f"{refused[0].name}: {refused[0].reason}")
+    if refused := refusal(row):
+        return Tried(stack=row.stack, ended="refused", reason=str(refused))
     begun = time.perf_counter()
     ended, reason = attempt(lambda: _construct(row), capture=capture)
     compiled = row.compilation != PLAIN["compilation"] and ended == "constructed"

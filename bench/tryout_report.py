@@ -19,7 +19,7 @@ from bench.covering import Axes, Stack, covering, singles
 from bench.listing import stack_text
 from bench.matrix import BASELINE, CONTROLS, CORE_CONTROLS, REFERENCE, TASKS, Row, layers
 from bench.record import Strict, write_atomically
-from bench.rules import refusals
+from bench.rules import refusal
 from bench.tryout import Tried
 
 
@@ -37,7 +37,7 @@ def rows(hardware: str, *, pairs: bool) -> list[Row]:
     """Each option once, then, when ``pairs``, what covers every two options. Without repetition."""
 
     def allowed(stack: Stack) -> bool:
-        return not refusals(tryout.tiny_row(hardware, stack))
+        return not refusal(tryout.tiny_row(hardware, stack))
 
     stacks = singles(axes(hardware)) + (covering(axes(hardware), allowed) if pairs else [])
     unique = {tuple(stack.items()): stack for stack in stacks}

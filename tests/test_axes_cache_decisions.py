@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.axes.cache.decisions import first_block_cache, replay, replay_schedule, rescaled, teacache
 from bench.matrix import Row
-from bench.rules import refusals
+from bench.rules import refusal
 
 MakeRow = Callable[..., Row]
 
@@ -99,22 +99,25 @@ def test_a_replay_decides_the_same_whatever_it_measures(distances: list[float]) 
 
 
 def test_thresholds_are_for_real_weights_and_replays_for_random_ones(make_row: MakeRow) -> None:
-    def names(cache: str, weights: str | None) -> list[str]:
+    def refused_by(cache: str, weights: str | None) -> str:
         row = make_row(hardware="h100x1", model="flux.1-dev", size=1024, precision="bf16", cache=cache)
-        return [refusal.name for refusal in refusals(row, weights)]
+        refused = refusal(row, weights)
+        return refused.name if refused else ""
 
     for cache in ("fbcache-0.12", "teacache-0.4"):
-        assert names(cache, "synthetic") == ["threshold-cache-on-random-weights"]
-        assert names(cache, "hub") == names(cache, None) == []
-    assert names("replay-50", "hub") == ["replayed-cache-on-real-weights"]
-    assert names("replay-50", "synthetic") == names("none", "synthetic") == names("none", "hub") == []
+        assert refused_by(cache, "synthetic") == "threshold-cache-on-random-weights"
+        assert refused_by(cache, "hub") == refused_by(cache, None) == ""
+    assert refused_by("replay-50", "hub") == "replayed-cache-on-real-weights"
+    assert refused_by("replay-50", "synthetic") == ""
+    assert refused_by("none", "synthetic") == refused_by("none", "hub") == ""
 
 
 def test_a_cache_needs_a_place_between_two_blocks(make_row: MakeRow) -> None:
-    def names(**stack: str) -> list[str]:
+    def refused_by(**stack: str) -> str:
         row = make_row(hardware="h100x1", model="flux.1-dev", size=1024, precision="bf16", **stack)
-        return [refusal.name for refusal in refusals(row)]
+        refused = refusal(row)
+        return refused.name if refused else ""
 
-    assert names(cache="fbcache-0.12", compilation="inductor-max") == ["cache-inside-one-graph"]
-    assert names(cache="fbcache-0.12", compilation="inductor") == []
-    assert names(compilation="inductor-max") == []
+    assert refused_by(cache="fbcache-0.12", compilation="inductor-max") == "cache-inside-one-graph"
+    assert refused_by(cache="fbcache-0.12", compilation="inductor") == ""
+    assert refused_by(compilation="inductor-max") == ""

@@ -70,7 +70,7 @@ def test_rows_as_json_holds_every_column_and_what_is_derived() -> None:
         "h100x1",
         1,
         "torch",
-        [],
+        None,
     )
 
 

@@ -18,7 +18,7 @@ from bench.images import image_of
 from bench.listing import stack_text
 from bench.matrix import AXIS_NAMES, CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row, layers
 from bench.report import names
-from bench.rules import refusals
+from bench.rules import refusal
 
 REPOSITORY = Path(__file__).parent.parent
 DECLARED = phases.merged([])
@@ -108,7 +108,7 @@ def test_every_use_case_has_its_noise_floor(hardware: str) -> None:
 
 
 def test_no_declared_row_is_refused() -> None:
-    assert {row.label: refusals(row) for row in DECLARED if refusals(row)} == {}
+    assert {row.label: refusal(row) for row in DECLARED if refusal(row)} == {}
 
 
 def test_the_image_holds_every_option_and_fits_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.flux import MODELS
 from bench.images import image_of
 from bench.matrix import REFERENCE, Row
-from bench.rules import flags, refusals
+from bench.rules import flags, refusal
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def on(make_row: Callable[..., Row]) -> Callable[..., Row]:
 
 
 def refused(row: Row) -> str:
-    return "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refusals(row))
+    return str(refusal(row) or "")
 
 
 def test_a_name_says_how_many_ranks_share_what() -> None:

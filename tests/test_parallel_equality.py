@@ -14,7 +14,7 @@ import pytest
 from bench import correctness, equality, tryout
 from bench.correctness import Case, Compared
 from bench.matrix import BASELINE
-from bench.rules import refusals
+from bench.rules import refusal
 
 
 def case(task: str = "txt2img", control: str = "none", why: str = "", **changes: str) -> Case:
@@ -87,7 +87,7 @@ def test_a_rank_that_is_lost_costs_one_case_and_the_rest_get_new_ranks(
 
 
 def test_each_method_of_xdit_gets_ranks_of_its_own() -> None:
-    cases = [case for case in equality.cases("h200x2", 2) if not refusals(case[2])]
+    cases = [case for case in equality.cases("h200x2", 2) if not refusal(case[2])]
     starts = {equality._start_of(case) for case in cases}
     xdit = {row.parallel for _, _, row in cases if row.parallel.startswith("xdit-")}
     assert len(xdit) == 4

@@ -14,7 +14,7 @@ from bench.hardware import GPUS
 from bench.images import image_of
 from bench.listing import as_dict
 from bench.matrix import PLAIN, Row
-from bench.rules import RULES, flags, refusals, stacks
+from bench.rules import RULES, flags, refusal, stacks
 from bench.runner.judge import flagged
 
 HARDWARE = ("a100x1", "h100x1", "cpu")
@@ -27,8 +27,10 @@ def on(hardware: str, **changes: Any) -> Row:
     return Row.model_construct(row="1", tier="core", hardware=hardware, **{**values, **stack, **changes})
 
 
-def names(row: Row, weights: str | None = None) -> list[str]:
-    return [refusal.name for refusal in refusals(row, weights)]
+def refused_by(row: Row, weights: str | None = None) -> str:
+    """The rule's name; empty when the row may run."""
+    refused = refusal(row, weights)
+    return refused.name if refused else ""
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)
@@ -44,12 +46,10 @@ def test_each_stack_is_refused_by_one_named_rule_or_can_run_in_an_image(hardware
     allowed: dict[str, set[str]] = {axis: set() for axis in axes}
     for chosen in product(*axes.values()):
         row = on(hardware, **dict(zip(axes, chosen, strict=True)))
-        found = refusals(row)
-        assert len(found) <= 1
-        if found:
-            assert found[0].reason
-            assert found[0].source
-            refused[found[0].name] += 1
+        if found := refusal(row):
+            assert found.reason
+            assert found.source
+            refused[found.name] += 1
         else:
             assert image_of(row) is not None
             for axis, option in zip(axes, chosen, strict=True):
@@ -93,15 +93,15 @@ def test_every_rule_refuses_something() -> None:
     }
     weights = {"threshold-cache-on-random-weights": "synthetic", "replayed-cache-on-real-weights": "tiny"}
     assert set(examples) == {rule.name for rule in RULES} - {"no-image"}
-    assert {name: names(row, weights.get(name)) for name, row in examples.items()} == {
-        name: [name] for name in examples
+    assert {name: refused_by(row, weights.get(name)) for name, row in examples.items()} == {
+        name: name for name in examples
     }
 
 
 def test_a_stack_that_no_image_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Today every stack that no other rule refuses has one; the next image may lack a package."""
     monkeypatch.setattr(stacks, "image_of", lambda _row: None)
-    assert names(on("h100x1")) == ["no-image"]
+    assert refused_by(on("h100x1")) == "no-image"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
@@ -110,40 +110,41 @@ def test_half_precision_attention_is_refused_on_gpus_at_full_precision(
     attention: str, precision: str
 ) -> None:
     row = on("h100x1", attention=attention, precision=precision)
-    assert names(row) == ["precision-of-kernel"]
-    assert f"attention {attention}" in refusals(row)[0].reason
+    assert refused_by(row) == "precision-of-kernel"
+    assert f"attention {attention}" in str(refusal(row))
 
 
 def test_torchs_flash_attention_takes_every_precision_on_the_cpu() -> None:
-    assert names(on("cpu", attention="native-flash", precision="fp32")) == []
+    assert refused_by(on("cpu", attention="native-flash", precision="fp32")) == ""
 
 
 def test_quantos_int4_on_a_gpu_is_eager_and_in_half_precision() -> None:
     for precision in ("bf16", "fp16"):
         int4 = {"quantization": "quanto-int4", "precision": precision}
-        assert names(on("h100x1", **int4)) == []
-        assert names(on("h100x1", **int4, compilation="inductor")) == ["compiled-quanto-int4"]
-    assert names(on("h100x1", quantization="quanto-int4", precision="fp32")) == ["precision-of-kernel"]
+        assert refused_by(on("h100x1", **int4)) == ""
+        assert refused_by(on("h100x1", **int4, compilation="inductor")) == "compiled-quanto-int4"
+    assert refused_by(on("h100x1", quantization="quanto-int4", precision="fp32")) == "precision-of-kernel"
 
 
 def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_rule_knows() -> None:
     for changes in ({"attention": "flash3"}, {"quantization": "torchao-fp8dq-row"}):
-        assert names(on("a100x8", **changes)) == ["older-gpu"]
-        assert names(on("h200x1", **changes)) == []
-        assert names(on("b200x1", **changes)) == []
+        assert refused_by(on("a100x8", **changes)) == "older-gpu"
+        assert refused_by(on("h200x1", **changes)) == ""
+        assert refused_by(on("b200x1", **changes)) == ""
     assert "b200" not in GPUS
 
 
 def test_a_refusal_names_option_and_limit() -> None:
-    (refusal,) = refusals(on("a100x1", attention="flash3"))
-    assert refusal.reason == ("attention flash3 needs a GPU of compute capability 9.0, and an A100 has 8.0")
+    assert str(refusal(on("a100x1", attention="flash3"))) == (
+        "older-gpu: attention flash3 needs a GPU of compute capability 9.0, and an A100 has 8.0"
+    )
 
 
 def test_eager_torchao_dynamic_is_allowed_and_flagged_in_lists_and_results(
     make_row: Callable[..., Row],
 ) -> None:
     eager = make_row(hardware="h100x1", precision="bf16", quantization="torchao-int8dq")
-    assert names(eager) == []
+    assert refused_by(eager) == ""
     assert [flag.name for flag in flags(eager)] == ["eager-torchao-dynamic"]
     assert as_dict(eager)["flags"] == ["eager-torchao-dynamic"]
     assert [anomaly.kind for anomaly in flagged(eager)] == ["eager-torchao-dynamic"]

@@ -19,7 +19,7 @@ from bench.axes.option import NotApplied, Option, Session
 from bench.commands.tryout import construct
 from bench.commands.tryout import correctness as correctness_command
 from bench.matrix import BASELINE, PLAIN, TASKS, Row
-from bench.rules import refusals
+from bench.rules import refusal
 from bench.runner.outputs import relative_error
 from bench.tryout_report import Constructed, axes, rows
 
@@ -34,7 +34,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("hardware", ["cpu", "a100x1", "h100x1"])
 def test_every_two_options_meet_in_an_allowed_stack_or_are_refused_together(hardware: str) -> None:
     def allowed(stack: covering.Stack) -> bool:
-        return not refusals(tryout.tiny_row(hardware, stack))
+        return not refusal(tryout.tiny_row(hardware, stack))
 
     plain = covering.singles(axes(hardware))[0]
     stacks = covering.covering(axes(hardware), allowed)
@@ -52,7 +52,7 @@ def test_every_two_options_meet_in_an_allowed_stack_or_are_refused_together(hard
 def walked() -> list[Row]:
     """Every option of the CPU at least once, and a few stacks of many options out of the covering design."""
     singles = rows("cpu", pairs=False)
-    stacks = [row for row in rows("cpu", pairs=True) if row not in singles and not refusals(row)]
+    stacks = [row for row in rows("cpu", pairs=True) if row not in singles and not refusal(row)]
     chosen = [row for row in stacks if not set(row.stack.values()) & {*ELSEWHERE, "gguf-file"}]
     drawn = random.Random(4).sample(chosen, 4)
     return [row for row in singles if not set(row.stack.values()) & set(ELSEWHERE)] + drawn

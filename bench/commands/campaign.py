@@ -144,7 +144,7 @@ def run_campaign(
     from bench.host.image import ImageError
     from bench.host.leases import Busy
     from bench.matrix import references_of
-    from bench.rules import refusals
+    from bench.rules import refusal
 
     settings = Settings(
         results=results,
@@ -164,7 +164,7 @@ def run_campaign(
         chosen = executors.executor(executor, rows, click.echo)
         gpus = _rented(on, dry_run) if on else here()
         if not dry_run:
-            fitting = [row for row in rows if not refusals(row) and misfit(row, gpus) is None]
+            fitting = [row for row in rows if not refusal(row) and misfit(row, gpus) is None]
             fitting += () if again else references_of([row for row in fitting if row.gpu], matrix)
             executors.get_images(chosen, fitting, registry, click.echo)
         code = fan_out(
@@ -264,7 +264,7 @@ def bench(row_id: str, matrix_path: Path, **options: Any) -> None:
     from bench.host.command import here
     from bench.host.gpus import GpuError, misfit
     from bench.host.words import misfit_advice
-    from bench.rules import refusals
+    from bench.rules import refusal
 
     everything = read_rows(matrix_path)
     row = find_row(everything, row_id, matrix_path)
@@ -273,7 +273,7 @@ def bench(row_id: str, matrix_path: Path, **options: Any) -> None:
         gpus = here()
     except GpuError as error:
         raise click.ClickException(f"nothing was run: {error}") from None
-    if not refusals(row) and misfit(row, gpus):
+    if not refusal(row) and misfit(row, gpus):
         raise click.ClickException(misfit_advice(row, everything, gpus, asked))
     run_campaign([row], everything, again=True, asked=asked, **options)
 

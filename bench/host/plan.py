@@ -14,7 +14,7 @@ from bench.config import BUDGETS, Budget
 from bench.host.history import Past
 from bench.matrix import Row
 from bench.record import CLOSED, HAS_NUMBERS, RETRIES, Code, Result
-from bench.rules import refusals
+from bench.rules import refusal
 
 CellShape = tuple[int, int]
 """(users, images)"""
@@ -80,9 +80,8 @@ def decide(
 ) -> Decision:
     """``misfit`` is what this machine lacks for the row, None when it fits; ``weights`` their source, for the
     rules that ask for it."""
-    if refused := refusals(row, weights):
-        reason = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
-        return Decision(row, Action.UNSUPPORTED, reason)
+    if refused := refusal(row, weights):
+        return Decision(row, Action.UNSUPPORTED, str(refused))
     if misfit:
         return Decision(row, Action.MISFIT, misfit)
     if past.damaged:

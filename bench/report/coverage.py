@@ -15,7 +15,7 @@ from bench.report import names
 from bench.report.page import Page, Report
 from bench.report.table import Column, Entry, Line, Table, words
 from bench.report.text import MISSING
-from bench.rules import refusals
+from bench.rules import refusal
 from bench.typed import Asked
 
 UNBROKEN = "\N{NO-BREAK SPACE}"
@@ -135,7 +135,7 @@ def coverage(page: Page, weights: str, matrix: Sequence[Row]) -> Coverage:
 def fitting(hardware: str, weights: str, matrix: Iterable[Row]) -> list[Row]:
     """Core rows that no rule refuses with these weights."""
     rows = (row for row in matrix if row.hardware == hardware and row.tier == "core")
-    return [row for row in rows if weights in MODELS[row.model].sources and not refusals(row, weights)]
+    return [row for row in rows if weights in MODELS[row.model].sources and not refusal(row, weights)]
 
 
 def untouched(report: Report) -> list[tuple[str, int]]:

@@ -17,15 +17,15 @@ from bench.rules.rule import Refusal
 RULES = (*stacks.RULES, *ranks.RULES, *stacks.LAST_RULES)
 
 
-def refusals(row: Row, weights: str | None = None) -> list[Refusal]:
-    """The first rule that forbids the row; empty when it may run. The row's options must be known ones.
+def refusal(row: Row, weights: str | None = None) -> Refusal | None:
+    """The first rule that forbids the row; None when it may run. The row's options must be known ones.
 
     ``weights``: their source, where it is known; without it the rules about weights are silent.
     """
     for rule in RULES:
         if reason := rule.reason(row, weights):
-            return [Refusal(rule.name, reason, rule.source)]
-    return []
+            return Refusal(rule.name, reason, rule.source)
+    return None
 
 
 def flags(row: Row) -> list[Flag]:

@@ -17,6 +17,9 @@ class Refusal:
     reason: str
     source: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -16,7 +16,7 @@ from bench.flux import check_weights, weights_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
 from bench.record import Cell, Code, Result, write_atomically
-from bench.rules import refusals
+from bench.rules import refusal
 from bench.runner.job import Job
 from bench.runner.load import Load
 
@@ -44,9 +44,8 @@ def job_of(
     """``cells`` None: those that are usual on the row's hardware. Raises ValueError when a rule refuses the
     row, the weights are not its model's, or the attempt has been made."""
     weights = weights or weights_of(row, "hub")
-    if refused := refusals(row, weights):
-        reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in refused)
-        raise ValueError(f"{row.label} cannot run: {reasons}")
+    if refused := refusal(row, weights):
+        raise ValueError(f"{row.label} cannot run: {refused}")
     check_weights(row, weights)
     folder = attempt_dir or layout.attempt_dir(results, row, weights, layout.new_attempt())
     if (folder / layout.REQUESTS).exists():
