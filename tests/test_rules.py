@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +80,7 @@ def test_every_rule_refuses_something() -> None:
         "cache-inside-one-graph": on("h100x1", cache="fbcache-0.12", compilation="inductor-max"),
         "rearranged-blocks": on("h100x1", quantization="bnb-nf4", compilation="inductor-fused"),
         "compiled-quanto-int4": on("h100x1", quantization="quanto-int4", compilation="inductor"),
+        "compiled-fp8-weights": on("a100x1", quantization="torchao-fp8wo", compilation="inductor"),
         "quantised-tensorrt": on("h100x1", quantization="gguf-q8_0", compilation="tensorrt"),
         "attention-inside-tensorrt": on("h100x1", attention="flash2", compilation="tensorrt"),
         "ranks-of-hardware": on("h100x4", parallel="ulysses2"),
@@ -124,6 +128,43 @@ def test_quantos_int4_on_a_gpu_is_eager_and_in_half_precision() -> None:
         assert refused_by(on("h100x1", **int4)) == ""
         assert refused_by(on("h100x1", **int4, compilation="inductor")) == "compiled-quanto-int4"
     assert refused_by(on("h100x1", quantization="quanto-int4", precision="fp32")) == "precision-of-kernel"
+
+
+def test_fp8_weights_on_an_a100_are_refused_where_triton_would_have_to_read_them() -> None:
+    for compilation in ("inductor", "inductor-max"):
+        fp8 = {"quantization": "torchao-fp8wo", "compilation": compilation}
+        assert refused_by(on("a100x1", **fp8)) == "compiled-fp8-weights"
+        assert refused_by(on("h100x1", **fp8)) == ""
+    assert refused_by(on("a100x1", quantization="torchao-fp8wo")) == ""
+
+
+def test_triton_reads_float8_e4m3fn_from_the_compute_capability_that_the_rule_names(tmp_path: Path) -> None:
+    """Compiled for GPUs that are not here, as inductor would."""
+    pytest.importorskip("triton")
+    program = tmp_path / "upcast.py"  # Triton reads a kernel's source
+    program.write_text("""
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompilationError
+
+@triton.jit
+def upcast(source, target, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(target + at, tl.load(source + at).to(tl.bfloat16))
+
+def compiles(sm):
+    types = {"source": "*fp8e4nv", "target": "*bf16", "BLOCK": "constexpr"}
+    try:
+        triton.compile(ASTSource(upcast, types, {"BLOCK": 128}), target=GPUTarget("cuda", sm, 32))
+    except CompilationError as error:
+        assert "fp8e4nv not supported" in str(error), error
+        return False
+    return True
+
+print([sm for sm in (80, 86, 89, 90) if compiles(sm)])
+""")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str([sm for sm in (80, 86, 89, 90) if sm >= stacks.TRITON_FP8_SM]), done.stderr
 
 
 def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_rule_knows() -> None:

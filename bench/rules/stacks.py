@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bench.axes.option import Option
 
 INDUCTOR = frozenset({"inductor", "inductor-max"})
+TRITON_FP8_SM = 89
+"""The least that compiles fp8e4nv, as ``GPUS`` counts."""
 
 
 def _chosen(row: Row) -> Iterator[tuple[str, Option]]:
@@ -106,6 +108,17 @@ def _compiled_quanto_int4(row: Row, _: str | None) -> str | None:
     )
 
 
+def _compiled_fp8_weights(row: Row, _: str | None) -> str | None:
+    kind = GPUS.get(row.gpu or "")
+    fp8 = row.quantization == "torchao-fp8wo" and row.compilation in INDUCTOR
+    if not fp8 or kind is None or kind.sm >= TRITON_FP8_SM:
+        return None
+    return (
+        "compiled, FP8 weights are turned back by a Triton kernel, and Triton reads float8_e4m3fn from compute"
+        f" capability {TRITON_FP8_SM / 10:.1f} on: use compilation none, or torchao-int8wo"
+    )
+
+
 def _attention_inside_tensorrt(row: Row, _: str | None) -> str | None:
     if row.compilation != "tensorrt" or row.attention == PLAIN["attention"]:
         return None
@@ -169,6 +182,12 @@ RULES: tuple[Rule, ...] = (
         _compiled_quanto_int4,
         source="optimum-quanto 0.2.7, tensor/weights/tinygemm/qbits.py, 'type(input) is not torch.Tensor':"
         " a FakeTensor is not; torch 2.13's graph begins with aten.dequantize of the input",
+    ),
+    Rule(
+        "compiled-fp8-weights",
+        _compiled_fp8_weights,
+        source="github.com/pytorch/pytorch/issues/167082; torch 2.11, _inductor/codegen/triton_utils.py,"
+        " signature_of; torchao 0.18.0, Float8Tensor.dequantize",
     ),
     Rule(
         "attention-inside-tensorrt",
