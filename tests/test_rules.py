@@ -164,7 +164,8 @@ def compiles(sm):
 print([sm for sm in (80, 86, 89, 90) if compiles(sm)])
 """)
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == str([sm for sm in (80, 86, 89, 90) if sm >= stacks.TRITON_FP8_SM]), done.stderr
+    able = [sm for sm in (80, 86, 89, 90) if sm >= stacks.TRITON_FP8_SM]
+    assert done.stdout.strip() == str(able), done.stderr
 
 
 def test_what_needs_hopper_is_refused_on_an_a100_and_nothing_on_a_gpu_that_no_rule_knows() -> None:

@@ -114,8 +114,8 @@ def _compiled_fp8_weights(row: Row, _: str | None) -> str | None:
     if not fp8 or kind is None or kind.sm >= TRITON_FP8_SM:
         return None
     return (
-        "compiled, FP8 weights are turned back by a Triton kernel, and Triton reads float8_e4m3fn from compute"
-        f" capability {TRITON_FP8_SM / 10:.1f} on: use compilation none, or torchao-int8wo"
+        "compiled, FP8 weights are turned back by a Triton kernel, and Triton reads float8_e4m3fn from"
+        f" compute capability {TRITON_FP8_SM / 10:.1f} on: use compilation none, or torchao-int8wo"
     )
 
 
