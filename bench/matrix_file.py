@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.flux import MODELS, TOKEN_PIXELS
 from bench.hardware import HARDWARE, gpus_of
 from bench.matrix import AXIS_NAMES, COLUMNS, IDENTITY, PLAIN, Row
-from bench.vocabulary import near, vocabulary
+from bench.vocabulary import near, unknown, vocabulary
 
 _FIELD = re.compile(r'"(?:[^"]|"")*"|[^,]*')
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -168,10 +168,8 @@ def _start_of(line: str, place: int) -> int:
 def _field_problems(entry: _Line) -> Iterator[tuple[str, Problem]]:
     """(column, problem) for each field that is wrong whatever the other lines say."""
     for column, value in entry.fields.items():
-        words = vocabulary().get(column)
-        if words is not None:
-            kind = "option" if column in AXIS_NAMES else column
-            message = None if value in words else f"unknown {kind} {value!r}{near(value, words)}"
+        if column in vocabulary():
+            message = unknown(column, value)
         elif column in {"row", "size", "steps"} and not _NUMBER.fullmatch(value):
             message = f"{value[:40]!r} is not a whole number above 0, written plainly"
         elif column == "hardware" and not HARDWARE.fullmatch(value):

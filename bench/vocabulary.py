@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from bench.flux import MODELS
-from bench.matrix import CONTROLS, TASKS, TIERS
+from bench.matrix import AXIS_NAMES, CONTROLS, TASKS, TIERS
 
 
 @cache
@@ -17,6 +17,13 @@ def vocabulary() -> dict[str, dict[str, None]]:
 
     closed = {"tier": TIERS, "model": MODELS, "task": TASKS, "control": CONTROLS, **AXES}
     return {column: dict.fromkeys(words) for column, words in closed.items()}
+
+
+def unknown(column: str, word: str) -> str | None:
+    """What is wrong with a word of a column that holds one of a few. None where nothing is."""
+    words = vocabulary()[column]
+    kind = "option" if column in AXIS_NAMES else column
+    return None if word in words else f"unknown {kind} {word!r}{near(word, words)}"
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -152,7 +152,7 @@ def test_a_cell_of_numbers_needs_no_gpu_figures(start: Start) -> None:
 def refusal(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["run", *arguments])
     assert done.exit_code == 2, done.output
-    return done.output
+    return " ".join(done.output.replace("│", " ").split())
 
 
 def test_a_row_that_cannot_be_told_is_bad_usage(make_row: Callable[..., Row]) -> None:
@@ -160,6 +160,8 @@ def test_a_row_that_cannot_be_told_is_bad_usage(make_row: Callable[..., Row]) ->
     assert "either by its id or by --row-json" in refusal("1", "--row-json", make_row().model_dump_json())
     assert "no row 999999" in refusal("999999")
     assert "attention" in refusal("--row-json", '{"row": "1"}')
+    mistyped = make_row().model_copy(update={"parallel": "ulyses2"}).model_dump_json()
+    assert "parallel: unknown option 'ulyses2'; did you mean 'ulysses2'?" in refusal("--row-json", mistyped)
     assert "poisson:0.5" in refusal("73", "--load", "poisson")
 
 

@@ -21,11 +21,16 @@ def parse_row(text: str) -> Row:
     from pydantic import ValidationError
 
     from bench.matrix import Row
+    from bench.vocabulary import unknown
 
     try:
-        return Row.model_validate_json(text)
+        row = Row.model_validate_json(text)
     except ValidationError as error:
         raise click.BadParameter(str(error), param_hint="--row-json") from None
+    mistakes = [f"{axis}: {wrong}" for axis, option in row.stack.items() if (wrong := unknown(axis, option))]
+    if mistakes:
+        raise click.BadParameter("\n".join(mistakes), param_hint="--row-json")
+    return row
 
 
 def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
