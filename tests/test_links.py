@@ -75,15 +75,31 @@ def test_what_is_slow_for_nvlink_is_fast_for_pcie() -> None:
     links.require_fast("row 7", links.links(both_ways(0.5, 0.5), [0, 1], None), {})
 
 
-def test_p2p_that_the_environment_disables_is_flagged_before_anything_is_loaded() -> None:
-    machine = fake_environment(fake_row(hardware="h200x2"))
+@pytest.mark.parametrize("how", ["NCCL_P2P_DISABLE=1", "NCCL_P2P_LEVEL=LOC", "NCCL_P2P_LEVEL=0"])
+def test_p2p_that_the_environment_disables_is_flagged_before_anything_is_loaded(how: str) -> None:
+    machine = fake_environment(fake_row(hardware="h200x2")).model_copy(update={"topology": TOPOLOGY})
     assert judge.machine_anomalies(machine) == []
-    disabled = machine.model_copy(update={"variables": {"NCCL_P2P_DISABLE": "1"}})
+    name, value = how.split("=")
+    disabled = machine.model_copy(update={"variables": {name: value}})
     (anomaly,) = judge.machine_anomalies(disabled)
     assert anomaly.kind == "p2p_disabled"
-    assert "NCCL_P2P_DISABLE=1" in anomaly.detail
+    assert how in anomaly.detail
     alone = fake_environment(fake_row(hardware="h200x1"))
     assert not judge.machine_anomalies(alone.model_copy(update={"variables": disabled.variables}))
+
+
+def test_p2p_that_the_environment_only_shapes_is_not_called_disabled() -> None:
+    assert links.p2p_disabled({"NCCL_P2P_DISABLE": "0", "NCCL_P2P_LEVEL": "NVL"}) is None
+    assert links.p2p_disabled({"NCCL_P2P_DISABLE": "0", "NCCL_P2P_LEVEL": "LOC"}) == "NCCL_P2P_LEVEL=LOC"
+
+
+@pytest.mark.parametrize("told", [None, "Failed to initialize NVML\n"])
+def test_links_whose_kind_nobody_told_are_an_anomaly_of_several_gpus(told: str | None) -> None:
+    machine = fake_environment(fake_row(hardware="h200x2")).model_copy(update={"topology": told})
+    (anomaly,) = judge.machine_anomalies(machine)
+    assert anomaly.kind == "no_topology"
+    assert "`nvidia-smi topo -m`" in anomaly.detail
+    assert not judge.machine_anomalies(fake_environment(fake_row(hardware="h200x1")))
 
 
 FORKED_RANKS = """

@@ -52,7 +52,7 @@ def ended(server: WarmServer, results: Path, fault: str, **variables: str) -> Re
     [
         ("kill", Code.CRASHED, "killed by SIGKILL", ""),
         ("segfault", Code.CRASHED, "killed by SIGSEGV", "in strike"),
-        ("raise", Code.CRASHED, "ValueError: this request is broken", "this request is broken"),
+        ("raise", Code.CRASHED, "is broken; rank-1.log holds the whole traceback", "this request is"),
         ("stop", Code.TIMEOUT, "was stopped for 2 s", "in strike"),
         ("hang", Code.TIMEOUT, "did not answer for", "in strike"),
         ("nan", Code.INVALID_OUTPUT, "NaN", ""),

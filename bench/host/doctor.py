@@ -115,10 +115,10 @@ def links(facts: Facts) -> Iterator[Finding]:
             f"no peer access between {_pairs(cut)}: their data goes through the host's memory",
             "on bare metal switch ACS off in the firmware; in a virtual machine ask its provider",
         )
-    if p2p_disabled(facts.variables):
+    if disabled := p2p_disabled(facts.variables):
         yield _problem(
-            "NCCL_P2P_DISABLE is set: it costs rows of several GPUs about half their scaling",
-            "`unset NCCL_P2P_DISABLE`",
+            f"{disabled} is set: it costs rows of several GPUs about half their scaling",
+            f"`unset {disabled.split('=')[0]}`",
         )
     if facts.shared_memory_gb is not None and facts.shared_memory_gb < LEAST_SHARED_MEMORY_GB:
         yield _problem(

@@ -1,15 +1,16 @@
 """What the runner decides: what does this exception mean, and what is odd about this cell?
 
-Pure functions; what follows from numbers alone (warm, enough, drift) stands in ``bench.steady``.
+Functions without effects; what follows from numbers alone (warm, enough, drift) stands in ``bench.steady``.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 
-from bench import record, rules, stats
+from bench import layout, record, rules, stats
 from bench.axes.option import Counts, NotApplied, Unavailable
 from bench.config import ANOMALIES, TELEMETRY
 from bench.host.gpus import GpuError
@@ -18,7 +19,7 @@ from bench.record import Anomaly, Code, Status
 from bench.runner import telemetry
 from bench.runner.agreement import Disagrees
 from bench.runner.environment import NotIdle
-from bench.runner.links import SlowLink, p2p_disabled
+from bench.runner.links import SlowLink, kinds, p2p_disabled
 from bench.runner.outputs import InvalidOutput
 from bench.runner.telemetry import Sample
 
@@ -86,7 +87,13 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
         return Code.OOM, ""
     if _is_disk(error):
         return Code.INFRA, "make room or mend the disk and run the row again"
-    return Code.CRASHED, "log.txt holds the whole traceback"
+    return Code.CRASHED, f"{_own_log()} holds the whole traceback"
+
+
+def _own_log() -> str:
+    """Of this process: torchrun's variable tells a rank which one it is."""
+    rank = os.environ.get("LOCAL_RANK")
+    return layout.LOG if rank is None else layout.rank_log(int(rank))
 
 
 def is_memory(error: BaseException) -> bool:
@@ -145,9 +152,17 @@ def machine_anomalies(environment: record.Environment) -> list[Anomaly]:
     if load > ANOMALIES.load_per_cpu * environment.cpu_count:
         detail = f"load average {load:.1f} on {environment.cpu_count} processors before the row began"
         found.append(Anomaly(kind="busy_machine", detail=detail))
-    if len(environment.gpus) > 1 and (disabled := p2p_disabled(environment.variables)):
+    return found + (_of_several_gpus(environment) if len(environment.gpus) > 1 else [])
+
+
+def _of_several_gpus(environment: record.Environment) -> list[Anomaly]:
+    found = []
+    if disabled := p2p_disabled(environment.variables):
         detail = f"{disabled}: the GPUs talk through the host's memory; unset it and run the row again"
         found.append(Anomaly(kind="p2p_disabled", detail=detail))
+    if not kinds(environment.topology):
+        detail = "`nvidia-smi topo -m` told no kind of link, so none is held against its kind; run it by hand"
+        found.append(Anomaly(kind="no_topology", detail=detail))
     return found
 
 

@@ -141,6 +141,9 @@ def require_fast(label: str, found: Sequence[Link], variables: Mapping[str, str]
 
 
 def p2p_disabled(variables: Mapping[str, str]) -> str | None:
-    """``NCCL_P2P_DISABLE=1`` where the caller's environment keeps GPUs from talking to each other."""
-    value = variables.get("NCCL_P2P_DISABLE", "")
-    return None if value in ("", "0") else f"NCCL_P2P_DISABLE={value}"
+    """``NCCL_P2P_DISABLE=1`` where the caller's environment keeps GPUs from talking to each other.
+    ``NCCL_P2P_LEVEL=LOC``, of old 0, is the same (``ncclGetLevel`` in NCCL's graph/paths.cc)."""
+    disable, level = variables.get("NCCL_P2P_DISABLE", ""), variables.get("NCCL_P2P_LEVEL")
+    if disable not in ("", "0"):
+        return f"NCCL_P2P_DISABLE={disable}"
+    return f"NCCL_P2P_LEVEL={level}" if level in ("LOC", "0") else None
