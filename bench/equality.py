@@ -11,6 +11,7 @@ no result in its time ends that start, is recorded, and the rest get new ranks.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from bench import correctness, tiny, tryout
 from bench.axes import AXES
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.correctness import Case, Compared, needs_ranks
+from bench.host.local import Exit
+from bench.host.verdict import log_tail
 from bench.matrix import BASELINE, CORE_CONTROLS, TASKS
 from bench.rules import refusal
 
@@ -32,6 +35,10 @@ CACHES = ("none", "fbcache-0.2", "teacache-0.25")
 RANKS = "bench.equality_ranks"
 START_SECONDS = 120.0
 """Imports of every rank, on few cores."""
+TORCHRUN_LOG = "torchrun.log"
+LOGS = "logs"
+"""Of the ranks, one folder each, as torchrun lays them out."""
+FIRST_DEATH = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 END_SECONDS = 10.0
 """For what was killed to be gone."""
 ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "not_applied"}
@@ -88,13 +95,12 @@ def _start_of(case: Case) -> str:
 def _started_once(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Iterator[Compared]:
     """Answers until the ranks are through, or one of them is lost: then that case's answer is the last."""
     with tempfile.TemporaryDirectory(prefix="fluxbench-equality-") as folder:
-        asked, log = Path(folder, "cases.json"), Path(folder, "log.txt")
+        asked, log = Path(folder, "cases.json"), Path(folder, TORCHRUN_LOG)
         asked.write_text(json.dumps([[axis, row.model_dump(mode="json")] for axis, _, row in cases]))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command += ["--redirects=3", f"--log-dir={folder}/{LOGS}", "-m", RANKS, str(asked), folder]
         with log.open("wb") as output:
-            torchrun = subprocess.Popen(
-                [*command, "-m", RANKS, str(asked), folder], stdout=output, stderr=output
-            )
+            torchrun = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             yield from _answers(torchrun, cases, Path(folder), seconds_a_case)
         finally:
@@ -118,14 +124,24 @@ def _answers(
 
 
 def _lost(case: Case, folder: Path, waited_seconds: float | None) -> Compared:
-    """In the words of the ranks that failed; without any, the end of what all of them printed."""
+    """In the words of the ranks that failed; of one that died without any, how it did."""
     failed = [path.read_text() for path in sorted(folder.glob("rank*.txt"))]
-    log = " ".join((folder / "log.txt").read_text(errors="replace").split())[-300:]
-    reason = " | ".join(failed) or log
+    reason = " | ".join(failed) or _death(folder)
     if waited_seconds is not None:
         return correctness.compared(case, "timeout", f"no answer in {waited_seconds:g} s; {reason}")
     verdicts = {ENDED[kind] for text in failed if (kind := text.split(": ")[1]) in ENDED}
     return correctness.compared(case, verdicts.pop() if len(verdicts) == 1 else "error", reason)
+
+
+def _death(folder: Path) -> str:
+    """torchrun's summary says who died first, and how; nothing of what that rank said last."""
+    told = (folder / TORCHRUN_LOG).read_text(errors="replace")
+    if died := FIRST_DEATH.search(told):
+        rank, code = died[1], int(died[2])
+        lines = [log_tail(path, lines=1) for path in folder.glob(f"{LOGS}/*/attempt_0/{rank}/stderr.log")]
+        said = "".join(f": {line}" for (line,) in filter(None, lines))
+        return f"rank {rank}: {Exit(signal=-code) if code < 0 else Exit(code=code)}{said}"
+    return " ".join(told.split())[-300:]
 
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:

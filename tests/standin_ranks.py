@@ -28,6 +28,7 @@ if __name__ == "__main__":
                 found = correctness.compared((axis, row.stack[axis], row), "constructed", error=0.0)
                 write_atomically(folder / f"{number}.json", found.model_dump_json())
         elif rank == 1 and how == "dies":
+            print("it cannot go on", file=sys.stderr, flush=True)
             os._exit(7)
         elif rank == 1 and how == "refuses":
             (folder / "rank1.txt").write_text("rank 1: Unavailable: no such thing here")

@@ -61,7 +61,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("how", "ended", "reason"),
     [
         ("hangs", "timeout", "no answer in 3 s"),
-        ("dies", "error", "exitcode"),
+        ("dies", "error", "rank 1: exit code 7: it cannot go on"),
         ("refuses", "unavailable", "rank 1: Unavailable: no such thing here"),
     ],
 )
