@@ -287,9 +287,10 @@ class Communication(Strict):
     """Between ranks that share a request; those of replicas send nothing."""
 
     calls_per_step: int
-    """Collectives, sends and receives of one rank in one denoising step."""
+    """Collectives and messages of one rank in one denoising step; of PipeFusion in one of those in which
+    patches travel."""
     sent_bytes_per_step: int
-    """By one rank, counted from what its collectives were given (``bench.runner.traffic``)."""
+    """By one rank, counted from what they were given (``bench.runner.traffic``)."""
     kernel_seconds_by_rank: list[float] = Field(default_factory=list)
     """Of one profiled request; empty on CPU, for a probe, and where 1x1 was not measured. NCCL's kernels run
     from when their rank is ready until all are, so that of the rank that waited least is the fairest."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packages_for_gpus import FOLDER
@@ -10,22 +12,27 @@ from packages_for_gpus import FOLDER
 from bench import equality, tryout
 from bench.axes import AXES
 from bench.axes.parallel import xdit
-from bench.matrix import BASELINE
+from bench.flux import MODELS
+from bench.matrix import BASELINE, Row
+from bench.runner import traffic
 
 METHODS = ("xdit-ulysses2", "xdit-ring2", "xdit-pipefusion2", "xdit-fsdp2")
 
 
 @pytest.fixture
-def on_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row of xDiT is refused on a CPU: what xDiT wants of a GPU is the stand-in's work."""
+def on_gloo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A row of xDiT is refused on a CPU: what xDiT wants of a GPU is the stand-in's work. The file that the
+    method's evidence comes to."""
+    monkeypatch.setenv("EVIDENCE", str(tmp_path / "evidence.json"))
     monkeypatch.setattr(equality, "RANKS", "xdit_on_gloo")
     monkeypatch.setattr(equality, "refusal", lambda _row: None)
     folders = (Path(__file__).parent, Path(__file__).parents[1], FOLDER)
     monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
+    return tmp_path / "evidence.json"
 
 
 @pytest.mark.parametrize("option", METHODS)
-def test_two_ranks_of_xdit_give_the_latents_of_one_process(on_gloo: None, option: str) -> None:
+def test_two_ranks_of_xdit_give_the_latents_of_one_process(on_gloo: Path, option: str) -> None:
     stack = BASELINE | {"parallel": option}
     if option == "xdit-ring2":
         stack["attention"] = "native-flash"
@@ -38,3 +45,20 @@ def test_two_ranks_of_xdit_give_the_latents_of_one_process(on_gloo: None, option
     assert found.error <= found.tolerance
     stale = AXES["parallel"][option].latent_tolerance == xdit.STALE
     assert stale == (found.error > 0.01), "PipeFusion attends to older keys, and nothing else does"
+    if option == "xdit-pipefusion2":
+        patches_travelled(row, json.loads(on_gloo.read_text()))
+
+
+def patches_travelled(row: Row, found: dict[str, Any]) -> None:
+    """In float32: the first rank passes on its blocks' tokens of image and text, as wide as the model, with
+    the first patch those of the text; the last rank passes on the latents."""
+    assert (found["patches"], found["synchronous_steps"]) == (2, 1), "as xDiT sets them where nobody asks"
+    sent = [each["collectives"]["c10d::send"] for each in found["by_rank"]]
+    tokens, width, channels = MODELS["tiny"].tokens(row.size), 256, 64
+    assert sent == [
+        {"calls": 2 + 1, "input_bytes": (tokens["image"] + tokens["text"]) * width * 4},
+        {"calls": 2, "input_bytes": tokens["image"] * channels * 4},
+    ]
+    told = traffic.communication(row, found, [])
+    assert told is not None
+    assert (told.calls_per_step, told.sent_bytes_per_step) == (3, sent[0]["input_bytes"])

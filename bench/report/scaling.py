@@ -187,7 +187,7 @@ COLUMNS = (
         " shared, of the pictures",
     ),
     Column("Communication (%)", hint="Its kernels' seconds over denoising's, of the rank that waited least"),
-    Column("Sent per step (MB)", hint="By one GPU in one denoising step, counted from its collectives"),
+    Column("Sent per step (MB)", hint="By one GPU in one denoising step, in collectives and messages"),
     Column("Images/s, users = N", hint="One image a request"),
     Column("Images/s, users = 2N", hint="One image a request"),
     Column("Over replicas", hint="Images/s over those of as many replicas of the same stack"),

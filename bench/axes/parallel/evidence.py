@@ -19,6 +19,7 @@ ALL_TO_ALL = "_c10d_functional::all_to_all_single"
 ALL_GATHER = "_c10d_functional::all_gather_into_tensor"
 ALL_REDUCE = "_c10d_functional::all_reduce"
 GATHER_WEIGHTS = "c10d::_allgather_base_"
+SEND = "c10d::send"
 
 
 def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict[str, int]:

@@ -15,6 +15,7 @@ from bench.axes.denoisers import processors
 from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
 from bench.axes.parallel import evidence, group
 from bench.axes.parallel.degrees import Degrees, degrees_of
+from bench.axes.profiles import Collective
 from bench.flux import MODELS
 
 if TYPE_CHECKING:
@@ -154,16 +155,54 @@ def _pass_patches_on(engine: Any, session: Session) -> None:
 
 
 def _verify_pipefusion(option: str, session: Session) -> Evidence:
-    """Every rank holds blocks, and together they hold each once."""
+    """Every rank holds blocks, together they hold each once, and each passes every patch on in a step."""
+    from xfuser.core.distributed import get_runtime_state
+
     transformer = session.pipe.transformer
     config = transformer.config
     total = config.num_layers + config.num_single_layers
-    here = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
-    by_rank = group.of_all_ranks(here)
-    if sum(by_rank) != total or not all(by_rank):
-        raise NotApplied(f"parallel {option}: the ranks hold {by_rank} blocks, of {total}")
-    session.run(steps=2)
-    return {"ranks": len(by_rank), "blocks_by_rank": by_rank, "patches": len(by_rank), "synchronous_steps": 1}
+    state = get_runtime_state()
+    patches, synchronous = state.num_pipeline_patch, state.runtime_config.warmup_steps
+    mine = {
+        "blocks": len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks),
+        "collectives": {evidence.SEND: _sent_in_a_step(session, synchronous)._asdict()},
+    }
+    by_rank = group.of_all_ranks(mine)
+    blocks = [each["blocks"] for each in by_rank]
+    if sum(blocks) != total or not all(blocks):
+        raise NotApplied(f"parallel {option}: the ranks hold {blocks} blocks, of {total}")
+    messages = [each["collectives"][evidence.SEND]["calls"] for each in by_rank]
+    if min(messages) < patches:
+        raise NotApplied(
+            f"parallel {option}: the ranks sent {messages} messages in a step of {patches} patches"
+        )
+    return {"ranks": len(by_rank), "by_rank": by_rank, "patches": patches, "synchronous_steps": synchronous}
+
+
+def _sent_in_a_step(session: Session, synchronous_steps: int) -> Collective:
+    """By this rank, of the steps in which patches travel: what one more of them adds to a request. The last
+    step of a request sends less, for its result goes nowhere."""
+    fewer, more = (_sent(session, synchronous_steps + travelling) for travelling in (1, 2))
+    return Collective(more.calls - fewer.calls, more.input_bytes - fewer.input_bytes)
+
+
+def _sent(session: Session, steps: int) -> Collective:
+    """By this rank to the next one of the pipeline, in a request."""
+    from xfuser.core.distributed import get_pp_group
+
+    coordinator, sizes = get_pp_group(), list[int]()
+    send = coordinator._pipeline_isend
+
+    def counted(tensor: Any) -> Any:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return send(tensor)
+
+    coordinator._pipeline_isend = counted
+    try:
+        session.run(steps=steps)
+    finally:
+        del coordinator._pipeline_isend
+    return Collective(len(sizes), sum(sizes))
 
 
 def _option(id: str, title: str) -> Option:
