@@ -17,6 +17,7 @@ from bench import check_cell, identity, layout, record
 from bench.attempts import complaints
 from bench.check_cell import close, ranges
 from bench.check_files import file_faults
+from bench.config import SINGLE
 from bench.host.gpus import Gpu
 from bench.matrix import AXIS_NAMES, IDENTITY, Row
 from bench.record import HAS_NUMBERS, SERIOUSNESS, Code, Environment, Ingredients, Result
@@ -72,15 +73,15 @@ def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterato
 
 
 def result_faults(result: Result) -> Iterator[str]:
-    cells = {(cell.users, cell.images): cell for cell in result.cells}
+    cells = {cell.shape: cell for cell in result.cells}
     if len(cells) < len(result.cells):
         yield "cells: one stands twice"
     uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
     evidence = result.effective.get("parallel", {})
     servers = evidence.get("ranks", 1) if result.row.get("parallel") == "replicas" else 1
     for shape, cell in cells.items():
-        place = f"cells[{shape[0]}x{shape[1]}]"
-        for sentence in check_cell.faults(cell, cells.get((1, 1)), servers):
+        place = f"cells[{shape}]"
+        for sentence in check_cell.faults(cell, cells.get(SINGLE), servers):
             yield f"{place}.{sentence}"
         if cell.gpus and [gpu.uuid for gpu in cell.gpus] != uuids:
             yield f"{place}.gpus: they are not the GPUs of environment.gpus"

@@ -95,7 +95,7 @@ def _request_figures(
         if abs(seconds - first_seconds) > LINE_ROUNDING_SECONDS:
             yield f"its first request took {seconds} s, but first_request_seconds is {first_seconds}"
     for cell in cells:
-        name = f"{cell.users}x{cell.images}"
+        name = str(cell.shape)
         window = windows.get(name, [])
         if len(window) != cell.n:
             yield f"cell {name}: {len(window)} requests of its window, but the result has {cell.n}"
@@ -166,7 +166,7 @@ def _phases(lines: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 
 def _phase_of(cell: Cell) -> str:
-    return f"cell {cell.users}x{cell.images}"
+    return f"cell {cell.shape}"
 
 
 def _telemetry_faults(folder: Path, result: Result) -> Iterator[str]:

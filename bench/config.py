@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 BudgetName = Literal["probe", "quick", "standard", "full"]
 ExecutorName = Literal["local", "venv", "docker"]
@@ -40,14 +40,28 @@ BUDGETS: dict[str, Budget] = {budget.name: budget for budget in (PROBE, QUICK, S
 MEDIAN_CI_HALF_WIDTH = 0.01
 """A cell may stop once its median's 95 % CI is within this share of the median, on either side."""
 
-CELLS: tuple[tuple[int, int], ...] = ((1, 1), (1, 4), (4, 1), (4, 4))
-"""(users, images) of the plan's Basic Performance Matrix."""
+
+class Shape(NamedTuple):
+    """What a cell asks for at once."""
+
+    users: int
+    images: int
+    """Per request, as one batch."""
+
+    def __str__(self) -> str:
+        """``4x1``"""
+        return f"{self.users}x{self.images}"
 
 
-def cells_of(gpus: int) -> tuple[tuple[int, int], ...]:
+SINGLE = Shape(1, 1)
+CELLS = (SINGLE, Shape(1, 4), Shape(4, 1), Shape(4, 4))
+"""Those of the plan's Basic Performance Matrix."""
+
+
+def cells_of(gpus: int) -> tuple[Shape, ...]:
     """The usual cells of a row on so many GPUs: on several also as many users, and twice as many
     (METHOD.md section 1), for only then has every replica work."""
-    crowds = ((gpus, 1), (2 * gpus, 1)) if gpus > 1 else ()
+    crowds = (Shape(gpus, 1), Shape(2 * gpus, 1)) if gpus > 1 else ()
     return CELLS + tuple(crowd for crowd in crowds if crowd not in CELLS)
 
 

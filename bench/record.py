@@ -22,6 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench import layout
+from bench.config import Shape
 from bench.flux import Source
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -185,6 +186,10 @@ class Cell(Strict):
     load: str = CLOSED
     """``closed``, or ``poisson:RATE`` in requests per second and user."""
     anomalies: list[Anomaly] = Field(default_factory=list)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.users, self.images)
 
 
 class Phase(Strict):
@@ -384,7 +389,7 @@ class Result(Strict):
 
     def cell(self, users: int = 1, images: int = 1) -> Cell | None:
         """None where it was not reached."""
-        return next((each for each in self.cells if (each.users, each.images) == (users, images)), None)
+        return next((each for each in self.cells if each.shape == (users, images)), None)
 
 
 SERIOUSNESS = (
@@ -411,7 +416,7 @@ def status_of_cells(cells: Sequence[Cell]) -> Status:
     if code is Code.OK:
         return Status(code=code)
     of_code = [cell for cell in cells if cell.status.code is code]
-    reason = "; ".join(f"{cell.users}x{cell.images}: {cell.status.reason}" for cell in of_code)
+    reason = "; ".join(f"{cell.shape}: {cell.status.reason}" for cell in of_code)
     return Status(code=code, reason=reason, log_tail=of_code[0].status.log_tail)
 
 

@@ -14,7 +14,7 @@ from fakes import fake_row
 from rich.console import Console
 from test_matrix_file import big_matrix
 
-from bench.config import PROBE
+from bench.config import PROBE, SINGLE
 from bench.host.command import fan_out
 from bench.host.daemon import Daemon
 from bench.host.docker import Place, run_command
@@ -61,7 +61,7 @@ def many_rows(count: int) -> list[Row]:
 
 def seconds_per_row_of_the_fan_out(rows: list[Row], results: Path) -> float:
     """What it costs beside the runners: here they end at once, without a result."""
-    settings = Settings(results, "synthetic", PROBE, ((1, 1),))
+    settings = Settings(results, "synthetic", PROBE, (SINGLE,))
     begun = time.perf_counter()
     fan_out(rows, settings, [], Console(file=io.StringIO()), executor=LocalExecutor(["true"]))
     return (time.perf_counter() - begun) / len(rows)
@@ -74,7 +74,7 @@ def container_start_seconds(folder: Path) -> float | None:
     if not daemon.answers() or (image := daemon.image(tag("cpu"))) is None:
         return None
     row = fake_row(row="73", hardware="cpu")
-    job = Job(row, "tiny", "probe", ((1, 1),), folder / "row-0073" / "tiny" / "attempt")
+    job = Job(row, "tiny", "probe", (SINGLE,), folder / "row-0073" / "tiny" / "attempt")
     place = Place.here({})
     for path in (job.attempt_dir, place.hub_cache, place.cache):
         path.mkdir(parents=True, exist_ok=True)

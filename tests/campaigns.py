@@ -17,7 +17,7 @@ from host_driver import STANDIN
 from rich.console import Console
 
 from bench import layout, record
-from bench.config import QUICK
+from bench.config import QUICK, SINGLE, Shape
 from bench.host.command import fan_out
 from bench.host.fanout import Settings
 from bench.host.local import LocalExecutor
@@ -25,7 +25,7 @@ from bench.matrix import Row
 from bench.record import Result
 
 DRIVER = str(Path(__file__).parent / "host_driver.py")
-ONE, FOUR = (1, 1), (1, 4)
+ONE, FOUR = SINGLE, Shape(1, 4)
 
 
 def cpu_row(row: str = "1", **changes: Any) -> Row:
@@ -33,7 +33,7 @@ def cpu_row(row: str = "1", **changes: Any) -> Row:
 
 
 def run_rows(
-    results: Path, rows: list[Row], cells: tuple[tuple[int, int], ...] = (ONE,), **changes: Any
+    results: Path, rows: list[Row], cells: tuple[Shape, ...] = (ONE,), **changes: Any
 ) -> tuple[int, str]:
     """A campaign in this process: (exit code, what it said)."""
     said = io.StringIO()
@@ -70,7 +70,7 @@ def saved(results: Path) -> list[Result]:
 
 
 def codes(result: Result) -> dict[str, str]:
-    return {f"{cell.users}x{cell.images}": cell.status.code.value for cell in result.cells}
+    return {str(cell.shape): cell.status.code.value for cell in result.cells}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:

@@ -60,7 +60,7 @@ def write_requests(folder: Path, result: record.Result) -> None:
             for index, (waited, served) in enumerate(zip(queue, service, strict=True)):
                 counted = index - cell.users
                 line = {
-                    "cell": f"{cell.users}x{cell.images}",
+                    "cell": str(cell.shape),
                     "index": index,
                     "user": index % cell.users,
                     "counted": counted >= 0,
@@ -89,7 +89,7 @@ def write_telemetry(folder: Path, result: record.Result, samples: int = 50) -> N
     uuids = [gpu.uuid for gpu in result.environment.gpus] if result.environment else []
     begin = t = datetime.fromisoformat(result.started_at).timestamp()
     energy_j = 0.0
-    cells = {f"cell {cell.users}x{cell.images}": cell for cell in result.cells if cell.latency}
+    cells = {f"cell {cell.shape}": cell for cell in result.cells if cell.latency}
     with gzip.open(folder / layout.TELEMETRY, "wt", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()

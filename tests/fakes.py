@@ -284,7 +284,7 @@ def fake_cost(row: Row, cells: Sequence[record.Cell]) -> record.Cost:
 
 def as_one_attempt(cells: Sequence[record.Cell]) -> list[record.Cell]:
     """Batch efficiency against the 1x1 cell; a warm-up only on the cell that came first with its batch."""
-    single = next((c.latency for c in cells if (c.users, c.images) == (1, 1) and c.latency), None)
+    single = next((c.latency for c in cells if c.shape == (1, 1) and c.latency), None)
     warm: set[int] = set()
     together = []
     for cell in cells:
@@ -310,7 +310,7 @@ def fake_phases(cells: Sequence[record.Cell]) -> list[record.Phase]:
             phases += [(f"warm-up x{cell.images}", sum(cell.warmup_seconds))]
             phases += [] if warm else [("verify", 3.0)]
             warm.add(cell.images)
-        phases += [(f"cell {cell.users}x{cell.images}", cell.window_seconds or 1.0)]
+        phases += [(f"cell {cell.shape}", cell.window_seconds or 1.0)]
     phases += [("quality", 4.0)] if cells else []
     return [record.Phase(name=name, seconds=seconds) for name, seconds in phases]
 

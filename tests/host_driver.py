@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import identity
-from bench.config import BUDGETS
+from bench.config import BUDGETS, Shape
 from bench.host.command import fan_out
 from bench.host.fanout import Settings
 from bench.host.gpus import Gpu
@@ -40,7 +40,7 @@ def main() -> int:
         results=Path(asked["results"]),
         weights="synthetic",
         budget=BUDGETS[asked.get("budget", "quick")],
-        cells=tuple((users, images) for users, images in asked["cells"]),
+        cells=tuple(Shape(*cell) for cell in asked["cells"]),
         timeout_seconds=asked.get("timeout_seconds"),
         grace_seconds=asked.get("grace_seconds", 2.0),
         pack=asked.get("pack", False),

@@ -14,6 +14,7 @@ from fakes import fake_row
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.config import SINGLE
 from bench.host import docker, image, kernels, locks, recipe
 from bench.host.daemon import Daemon, State
 from bench.host.docker import DockerExecutor, Place, container_name, exit_of, run_command
@@ -37,7 +38,7 @@ def job(tmp_path: Path, **changes: Any) -> Job:
     row = fake_row(row="42", hardware="h100x2")
     folder = tmp_path / "row-0042" / "hub" / "20261122T120000Z-0000"
     given_: dict[str, Any] = {"gpu_uuids": ("GPU-a", "GPU-b"), "attempt_dir": folder}
-    return Job(row, "hub", "quick", ((1, 1),), **{**given_, **changes})
+    return Job(row, "hub", "quick", (SINGLE,), **{**given_, **changes})
 
 
 class StubDaemon(Daemon):

@@ -25,6 +25,7 @@ from fakes import SAME_ROWS, SAME_ROWS_IDS, fake_row
 from host_faults import small_disk
 
 from bench import layout, record
+from bench.config import SINGLE, Shape
 from bench.host import attempt, docker
 from bench.host.attempt import first_result
 from bench.host.daemon import Daemon
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.docker
 REPOSITORY = Path(__file__).parent.parent
 ENGINE = REPOSITORY / "docker" / "engine.sh"
 ROW = fake_row(row="73", hardware="cpu", precision="fp32", steps=2)
-CELLS = ((1, 1), (1, 4))
+CELLS = (SINGLE, Shape(1, 4))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def wait_for_cell(job: Job, cell: str) -> None:
 
 
 def codes(result: Result) -> dict[str, str]:
-    return {f"{cell.users}x{cell.images}": cell.status.code.value for cell in result.cells}
+    return {str(cell.shape): cell.status.code.value for cell in result.cells}
 
 
 @pytest.mark.parametrize("changes", SAME_ROWS, ids=SAME_ROWS_IDS)
@@ -130,7 +131,7 @@ def test_a_row_of_tiny_flux_runs_without_network_and_is_done_for_its_fan_out(
 ) -> None:
     """Also one that compiles C++ at run time, and one of a backend that does when it is first used."""
     row = fake_row(**{**ROW.model_dump(), **changes})
-    job = Job(row, "tiny", "probe", ((1, 1),), job.attempt_dir)
+    job = Job(row, "tiny", "probe", (SINGLE,), job.attempt_dir)
     executor = DockerExecutor(Place.here({"OMP_NUM_THREADS": "1"}))
     result = run(executor, job, timeout_seconds=300)
     assert result.status.code is Code.OK, result.status
@@ -235,13 +236,14 @@ def test_a_leftover_of_a_dead_fan_out_is_cleared_away(
 FAN_OUT = """
 import sys
 from pathlib import Path
+from bench.config import SINGLE, Shape
 from bench.host.docker import DockerExecutor, Place
 from bench.host.local import Job
 from bench.matrix import Row
 place = Place(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), "0:0", "m",
               variables=(("STANDIN", "1x4=hang"),))
 row = Row.model_validate_json(sys.argv[4])
-handle = DockerExecutor(place).start(Job(row, "tiny", "probe", ((1, 1), (1, 4)), Path(sys.argv[5])))
+handle = DockerExecutor(place).start(Job(row, "tiny", "probe", (SINGLE, Shape(1, 4)), Path(sys.argv[5])))
 handle.wait(1000)
 """
 

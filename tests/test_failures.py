@@ -24,7 +24,7 @@ from rich.console import Console
 from warm_runner import WarmExecutor, WarmServer
 
 from bench import identity, layout, record
-from bench.config import PROBE
+from bench.config import PROBE, SINGLE, Shape
 from bench.host.campaign import Campaign
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.leases import Lease
@@ -37,7 +37,7 @@ from bench.record import Code, Result
 __all__ = ["small_disk"]  # a fixture
 
 ROW = fake_row(hardware="cpu", precision="fp32", steps=2)
-CELLS = ((1, 1), (1, 4))
+CELLS = (SINGLE, Shape(1, 4))
 SEED = 20261122
 RANDOM_KILLS = 20
 
@@ -87,7 +87,7 @@ def only_result(results: Path) -> Result:
 
 
 def codes(result: Result) -> dict[str, str]:
-    return {f"{cell.users}x{cell.images}": cell.status.code.value for cell in result.cells}
+    return {str(cell.shape): cell.status.code.value for cell in result.cells}
 
 
 def assert_honest(results: Path, executor: WarmExecutor) -> None:
@@ -98,7 +98,7 @@ def assert_honest(results: Path, executor: WarmExecutor) -> None:
         assert set(finished_cells(folder)) <= {cell for cell, code in codes(result).items() if code == "ok"}
         for cell in result.cells:
             if cell.latency is not None:
-                requests = measured_requests(folder, f"{cell.users}x{cell.images}")
+                requests = measured_requests(folder, str(cell.shape))
                 assert len(cell.latency.raw) == cell.n <= requests
         if result.status.code is not Code.OK:
             assert result.status.reason

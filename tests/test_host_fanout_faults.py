@@ -14,6 +14,7 @@ from campaigns import DRIVER, FOUR, ONE, codes, cpu_row, run_rows, saved
 from host_faults import small_disk, small_memory
 
 from bench import layout
+from bench.config import Shape
 from bench.record import Code
 
 __all__ = ["small_disk", "small_memory"]  # fixtures
@@ -34,7 +35,7 @@ def test_a_runner_that_dies_costs_one_cell_and_not_the_campaign(
     results: Path, monkeypatch: pytest.MonkeyPatch, fault: str, code: Code, says: str
 ) -> None:
     monkeypatch.setenv("STANDIN", f"1x4={fault}")
-    exit_code, said = run_rows(results, [cpu_row("1"), cpu_row("2", vae="tiled")], (ONE, FOUR, (4, 1)))
+    exit_code, said = run_rows(results, [cpu_row("1"), cpu_row("2", vae="tiled")], (ONE, FOUR, Shape(4, 1)))
     assert exit_code == 1
     first, *later = (result for result in saved(results) if result.row["row"] == "1")
     assert first.status.code is code

@@ -14,7 +14,7 @@ from campaigns import codes, is_alive, saved, start_driver, wait_for
 from fakes import fake_row
 
 from bench import layout
-from bench.config import FULL, PROBE
+from bench.config import FULL, PROBE, SINGLE
 from bench.host import packing
 from bench.host.fanout import Settings
 from bench.host.plan import Action, Decision
@@ -147,7 +147,7 @@ def test_a_gpu_keeps_to_the_use_case_whose_reference_it_has_and_helps_out_at_the
 
 def test_only_screening_rows_of_one_gpu_are_packed(tmp_path: Path) -> None:
     one, wide, cpu = fake_row(), fake_row(hardware="h100x2", parallel="ulysses2"), fake_row(hardware="cpu")
-    settings = Settings(tmp_path, "synthetic", PROBE, ((1, 1),))
+    settings = Settings(tmp_path, "synthetic", PROBE, (SINGLE,))
     assert packing.packed(wanted(one, wide, cpu), settings) == [wanted(one)]
     assert packing.packed(wanted(one), replace(settings, budget=FULL)) == []
     assert packing.packed(wanted(one), replace(settings, pack=False)) == []

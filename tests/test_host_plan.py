@@ -13,7 +13,7 @@ from fakes import fake_cell, fake_result, fake_row
 
 from bench import config
 from bench.axes import AXES
-from bench.config import BUDGETS, CELLS
+from bench.config import BUDGETS, CELLS, SINGLE, Shape
 from bench.flux import MODELS
 from bench.host import estimate, history
 from bench.host.estimate import Estimates, gpu_hours, guess_seconds, timeout_seconds
@@ -99,16 +99,16 @@ def test_a_budget_of_two_processes_asks_for_the_second() -> None:
 def test_requests_are_counted_not_only_processes_and_the_plan_says_how_many_are_missing() -> None:
     """``run 73 --budget full --requests 2`` is ok, of the full budget, and holds 2 of its 368 requests."""
     full = BUDGETS["full"]
-    short = [result(budget="full", n=2, seed=seed, shapes=((1, 1),)) for seed in range(full.processes)]
+    short = [result(budget="full", n=2, seed=seed, shapes=(SINGLE,)) for seed in range(full.processes)]
     for count in range(1, len(short) + 1):
-        decision = ask(*short[:count], budget=full, cells=((1, 1),))
+        decision = ask(*short[:count], budget=full, cells=(SINGLE,))
         assert (decision.action, decision.attempts) == (Action.RUN, 3)
         there, missing = 2 * count, full.n - 2 * count
         assert f"1x1 has {there} of {full.n} requests, {missing} are missing" in decision.reason
-    rest = [result(budget="full", n=full.n_per_process, seed=seed, shapes=((1, 1),)) for seed in (7, 8, 9)]
-    assert ask(*short, *rest[:2], budget=full, cells=((1, 1),)).attempts == 1
-    assert ask(*short, *rest, budget=full, cells=((1, 1),)).action is Action.DONE
-    assert ask(*rest, budget=full, cells=((1, 1),)).action is Action.DONE
+    rest = [result(budget="full", n=full.n_per_process, seed=seed, shapes=(SINGLE,)) for seed in (7, 8, 9)]
+    assert ask(*short, *rest[:2], budget=full, cells=(SINGLE,)).attempts == 1
+    assert ask(*short, *rest, budget=full, cells=(SINGLE,)).action is Action.DONE
+    assert ask(*rest, budget=full, cells=(SINGLE,)).action is Action.DONE
 
 
 def test_requests_of_several_short_attempts_add_up_to_a_budget() -> None:
@@ -126,13 +126,13 @@ def test_a_budget_asked_for_in_more_processes_needs_no_more_of_them_for_its_requ
 
 
 def test_an_attempt_of_fewer_requests_teaches_no_estimate_and_so_no_time_limit() -> None:
-    row, cells = fake_row(hardware="cpu"), ((1, 1),)
+    row, cells = fake_row(hardware="cpu"), (SINGLE,)
     short = Estimates.from_pasts({"1": past(result(shapes=cells, n=4))})
     assert short.seconds(row, "quick", cells) == guess_seconds(row, "quick", cells)
 
 
 def test_requests_that_came_at_a_rate_of_their_own_teach_no_estimate() -> None:
-    row, cells = fake_row(hardware="cpu"), ((1, 1),)
+    row, cells = fake_row(hardware="cpu"), (SINGLE,)
     waited = Estimates.from_pasts({"1": past(at_a_rate(result(shapes=cells)))})
     assert waited.seconds(row, "quick", cells) == guess_seconds(row, "quick", cells)
 
@@ -146,12 +146,12 @@ def test_only_the_missing_cells_of_an_interrupted_row_run() -> None:
 
 def test_a_cell_out_of_memory_is_settled_and_does_not_settle_its_neighbours() -> None:
     out_of_memory = result(cells=[fake_cell(1, 1, gpu=False), fake_cell(1, 4, code=Code.OOM, gpu=False)])
-    assert code_of((4, 1), out_of_memory) is None
+    assert code_of(Shape(4, 1), out_of_memory) is None
     assert ask(out_of_memory).cells == ((4, 1), (4, 4))
-    settled = ask(out_of_memory, cells=((1, 1), (1, 4)))
+    settled = ask(out_of_memory, cells=(SINGLE, Shape(1, 4)))
     assert settled.action is Action.SETTLED
     assert "--retry" in settled.reason
-    assert ask(out_of_memory, cells=((1, 1), (1, 4)), retry=True).cells == ((1, 4),)
+    assert ask(out_of_memory, cells=(SINGLE, Shape(1, 4)), retry=True).cells == ((1, 4),)
 
 
 @pytest.mark.parametrize("code", sorted(set(Code) - {Code.OK, Code.UNSUPPORTED}))
@@ -167,7 +167,7 @@ def test_what_ended_a_row_is_tried_again_as_often_as_the_method_grants(code: Cod
 
 def test_a_row_still_unstable_after_its_retry_is_not_called_done_and_says_what_it_has() -> None:
     twice = [result(code=Code.UNSTABLE, seed=seed) for seed in (1, 2)]
-    decision = ask(*twice, cells=((1, 1),))
+    decision = ask(*twice, cells=(SINGLE,))
     assert decision.action is Action.MARKED
     assert "1x1 has 0 of its 1 processes stable (0 of 13 requests); the last" in decision.reason
     assert "--retry" in decision.reason
@@ -192,7 +192,7 @@ def test_each_process_that_a_budget_asks_for_has_its_own_retry(ended: str, actio
         result(code=None if code == "ok" else Code(code), budget="standard", n=18, minutes=minute)
         for minute, code in enumerate(ended.split())
     ]
-    decision = ask(*attempts, budget=BUDGETS["standard"], cells=((1, 1),))
+    decision = ask(*attempts, budget=BUDGETS["standard"], cells=(SINGLE,))
     assert decision.action is action
     if action is Action.MARKED:
         assert "1x1 has 1 of its 2 processes stable (18 of 36 requests)" in decision.reason
@@ -291,20 +291,20 @@ def test_every_way_to_compile_is_guessed_faster_than_eager() -> None:
 
 def test_an_estimate_is_a_guess_until_an_attempt_has_told() -> None:
     row = fake_row(hardware="cpu")
-    done = result(shapes=((1, 1),))
+    done = result(shapes=(SINGLE,))
     assert done.cost is not None
     learned = Estimates.from_pasts({"1": past(done)})
-    assert learned.seconds(row, "quick", ((1, 1),)) == done.cost.wall_seconds
-    assert learned.seconds(row, "full", ((1, 1),)) == guess_seconds(row, "full", ((1, 1),))
+    assert learned.seconds(row, "quick", (SINGLE,)) == done.cost.wall_seconds
+    assert learned.seconds(row, "full", (SINGLE,)) == guess_seconds(row, "full", (SINGLE,))
 
 
 def test_guesses_grow_with_cells_requests_and_slower_options() -> None:
     h100 = fake_row(hardware="h100x1")
-    one = guess_seconds(h100, "quick", ((1, 1),))
+    one = guess_seconds(h100, "quick", (SINGLE,))
     assert 100 < one < 300, "13 requests of 5.3 s, warm-up and start"
     assert guess_seconds(h100, "quick", CELLS) > 4 * one
-    assert guess_seconds(h100, "full", ((1, 1),)) > 4 * one
-    assert guess_seconds(fake_row(precision="fp32"), "quick", ((1, 1),)) > 3 * one
+    assert guess_seconds(h100, "full", (SINGLE,)) > 4 * one
+    assert guess_seconds(fake_row(precision="fp32"), "quick", (SINGLE,)) > 3 * one
     assert timeout_seconds(one) > 2 * one
     assert gpu_hours(fake_row(hardware="h100x8", parallel="replicas"), 1800) == 4
     assert gpu_hours(fake_row(hardware="cpu"), 1800) == 0
@@ -312,7 +312,7 @@ def test_guesses_grow_with_cells_requests_and_slower_options() -> None:
 
 def test_a_guess_counts_the_pictures_that_a_row_saves_and_no_more(make_row: Callable[..., Row]) -> None:
     requests = config.PROBE.n + config.WARMUP.minimum + 1 + MODELS["tiny"].settings.quality_prompts
-    guess = guess_seconds(make_row(), "probe", ((1, 1),))
+    guess = guess_seconds(make_row(), "probe", (SINGLE,))
     assert guess == estimate.START_SECONDS["tiny"] + requests * estimate.TINY_IMAGE_SECONDS
 
 

@@ -13,7 +13,7 @@ from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
 from bench import layout
-from bench.config import COMPARISON, QUICK
+from bench.config import COMPARISON, QUICK, SINGLE
 from bench.host import packing
 from bench.host.fanout import Plan, Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
@@ -50,7 +50,7 @@ def test_the_reference_runs_at_both_ends_and_every_few_rows(tmp_path: Path) -> N
 
 def test_the_plan_counts_the_references_that_will_run_between_the_rows(tmp_path: Path) -> None:
     gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(2)]
-    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), price_per_gpu_hour=2.5)
+    settings = Settings(tmp_path, "synthetic", QUICK, (SINGLE,), price_per_gpu_hour=2.5)
     chosen = rows(COMPARISON.reference_every + 2)
     plan = make_plan(chosen, Wanting(settings, gpus))
     (between,) = packing.repeats(plan, settings, gpus[:1])
@@ -138,7 +138,7 @@ ONE_GPU = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-0", int(85e9))]
 
 
 def planned(results: Path, chosen: list[Row], matrix: list[Row] = MATRIX, **asked: Any) -> Plan:
-    settings = Settings(results, "synthetic", QUICK, ((1, 1),), **asked)
+    settings = Settings(results, "synthetic", QUICK, (SINGLE,), **asked)
     return make_plan(chosen, Wanting(settings, ONE_GPU), matrix)
 
 
@@ -157,7 +157,7 @@ def test_rows_without_their_reference_get_it_first_and_last(tmp_path: Path) -> N
 def test_the_plan_names_the_added_references_with_their_hours_and_price(tmp_path: Path) -> None:
     plan = planned(tmp_path, [MATRIX[1], MATRIX[5]])
     assert [item.row.row for item in plan.to_run] == ["1", "11", "2", "12"]
-    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), price_per_gpu_hour=100)
+    settings = Settings(tmp_path, "synthetic", QUICK, (SINGLE,), price_per_gpu_hour=100)
     text = "\n".join(plan_lines(plan, settings, ONE_GPU, every_row=True))
     hours = sum(plan.seconds(item, QUICK) for item in plan.to_run[:2]) / 3600
     assert "2 rows chosen and 2 references added, 4 to run" in text
@@ -192,10 +192,10 @@ def test_rows_of_several_gpus_get_the_reference_of_one(tmp_path: Path) -> None:
 
 
 def test_what_another_machine_has_done_asks_for_no_reference_here(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, "synthetic", QUICK, ((1, 1),), elsewhere=True)
+    settings = Settings(tmp_path, "synthetic", QUICK, (SINGLE,), elsewhere=True)
     for row in (MATRIX[1], MATRIX[5]):
         fingerprint = Wanting(settings, ONE_GPU).fingerprint(row)
-        done = fake_result(row, fingerprint=fingerprint, budget="quick", host=1, shapes=((1, 1),))
+        done = fake_result(row, fingerprint=fingerprint, budget="quick", host=1, shapes=(SINGLE,))
         write_attempt(tmp_path, done, telemetry=False)
     plan = planned(tmp_path, [MATRIX[1], MATRIX[2], MATRIX[5]], elsewhere=True)
     assert [item.row.row for item in plan.to_run] == ["1", "3"]
@@ -225,10 +225,10 @@ def test_gpus_run_the_reference_that_another_gpu_of_the_machine_has_done(
 ) -> None:
     results = tmp_path / "results"
     wide = fake_row(row="13", hardware="h100x2", task="img2img", parallel="ulysses2")
-    settings = Settings(results, "synthetic", QUICK, ((1, 1),))
+    settings = Settings(results, "synthetic", QUICK, (SINGLE,))
     for row in (MATRIX[0], MATRIX[4]):
         fingerprint = Wanting(settings, ONE_GPU).fingerprint(row)
-        done = fake_result(row, fingerprint=fingerprint, budget="quick", shapes=((1, 1),), n=13)
+        done = fake_result(row, fingerprint=fingerprint, budget="quick", shapes=(SINGLE,), n=13)
         assert done.environment is not None
         there = done.environment.model_copy(update={"host_id": gpu})
         write_attempt(results, done.model_copy(update={"environment": there}), images=True, telemetry=False)
@@ -267,7 +267,7 @@ def test_a_reference_whose_pictures_are_gone_runs_once_more_where_rows_need_them
     shutil.rmtree(folder / layout.IMAGES)
     assert planned(results, MATRIX[:1]).to_run == [], "nobody needs them"
     again = planned(results, MATRIX[:2]).to_run[0]
-    assert (again.row.row, again.cells) == ("1", ((1, 1),))
+    assert (again.row.row, again.cells) == ("1", (SINGLE,))
     said, _ = start_driver(results, MATRIX[:2], gpus=1).communicate(timeout=60)
     assert ran(results) == ["1", "1", "2", "1"], said
     assert planned(results, MATRIX[:2]).to_run == []

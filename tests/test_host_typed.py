@@ -99,7 +99,7 @@ def test_the_default_cells_are_the_plans(matrix: Path) -> None:
         cli, ["fan-out", "--matrix", str(matrix), "--dry-run", "--where", "hardware=cpu"]
     )
     assert ran.exit_code == 0, ran.output
-    assert ",".join(f"{users}x{images}" for users, images in CELLS) in ran.output
+    assert ",".join(map(str, CELLS)) in ran.output
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from fakes import SAME_ROWS, SAME_ROWS_IDS, fake_row
 
 from bench import layout, record
+from bench.config import SINGLE
 from bench.host import locks
 from bench.host.attempt import execute, first_result
 from bench.host.daemon import Daemon
@@ -55,7 +56,7 @@ def test_a_row_runs_in_the_environment_and_its_result_names_the_lock(
     venv = VenvExecutor(venvs)
     row = fake_row(**{**ROW.model_dump(), **changes})
     folder = layout.attempt_dir(tmp_path / "results", row, "tiny", layout.new_attempt())
-    job = Job(row, "tiny", "probe", ((1, 1),), folder)
+    job = Job(row, "tiny", "probe", (SINGLE,), folder)
     lock = venv.lock(row)
     assert lock == f"{LOCK} with torch==2.13.0"
     started = first_result(job, ingredients(row, "tiny", lock), Environment.model_validate(collect([])))

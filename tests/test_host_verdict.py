@@ -11,6 +11,7 @@ import pytest
 from campaigns import is_alive
 from fakes import fake_cell, fake_result, fake_row
 
+from bench.config import SINGLE, Shape
 from bench.host.attempt import cells_after
 from bench.host.local import Exit, Job, LocalExecutor, cells_text, runner_arguments
 from bench.host.progress import AttemptWatch, Look, Tail, clock
@@ -95,7 +96,7 @@ def test_an_exit_code_that_contradicts_the_result_is_a_crash(exit_: Exit) -> Non
 
 def test_only_the_cell_at_work_is_blamed_and_those_after_it_are_not_reached() -> None:
     timeout = Status(code=Code.TIMEOUT, reason="hung", log_tail=["line"])
-    asked = ((1, 1), (1, 4), (4, 1))
+    asked = (SINGLE, Shape(1, 4), Shape(4, 1))
     cells = cells_after(timeout, [fake_cell(1, 1)], asked)
     assert [(cell.users, cell.images, cell.status.code) for cell in cells] == [
         (1, 1, Code.OK),
@@ -142,16 +143,16 @@ def test_a_row_crosses_to_the_runner_whole_on_its_command_line(tmp_path: Path) -
     row = fake_row(why='quotes " and spaces, and ümlauts')
     arguments = dict(
         argument.removeprefix("--").split("=", 1)
-        for argument in runner_arguments(Job(row, "synthetic", "quick", ((1, 1), (4, 1)), tmp_path))
+        for argument in runner_arguments(Job(row, "synthetic", "quick", (SINGLE, Shape(4, 1)), tmp_path))
     )
     assert Row.model_validate_json(arguments["row-json"]) == row
-    assert arguments["cells"] == cells_text(((1, 1), (4, 1))) == "1x1,4x1"
+    assert arguments["cells"] == cells_text((SINGLE, Shape(4, 1))) == "1x1,4x1"
     assert (arguments["weights"], arguments["budget"]) == ("synthetic", "quick")
     assert arguments["attempt-dir"] == str(tmp_path)
 
 
 def test_no_process_that_the_runner_started_outlives_it(tmp_path: Path) -> None:
-    job = Job(fake_row(hardware="cpu"), "tiny", "probe", ((1, 1),), tmp_path / "attempt")
+    job = Job(fake_row(hardware="cpu"), "tiny", "probe", (SINGLE,), tmp_path / "attempt")
     script = f"sleep 60 & echo $! > {tmp_path / 'pid'}; exit 5"
     handle = LocalExecutor(["bash", "-c", script]).start(job)
     assert handle.wait(10) == Exit(code=5)

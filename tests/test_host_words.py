@@ -11,7 +11,7 @@ from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
 from bench import config
-from bench.config import CELLS
+from bench.config import CELLS, SINGLE
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
 from bench.host.words import misfit_advice, plan_lines, rows_text
@@ -26,7 +26,7 @@ def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path:
         fake_row(row="4", hardware="cpu", attention="cudnn"),
     ]
     gpus = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-a", int(85e9))]
-    settings = Settings(tmp_path, "synthetic", config.QUICK, ((1, 1),))
+    settings = Settings(tmp_path, "synthetic", config.QUICK, (SINGLE,))
     text = "\n".join(plan_lines(make_plan(rows, Wanting(settings, gpus)), settings, gpus, every_row=True))
     assert "4 rows chosen, 1 to run (quick): about " in text
     assert "GPU-hours" in text
@@ -38,7 +38,7 @@ def test_the_plan_says_rows_time_gpu_hours_and_why_each_row_is_skipped(tmp_path:
 def test_a_price_and_a_time_limit_are_said_before_anything_runs(tmp_path: Path) -> None:
     rows = [fake_row(row=str(n), hardware="h100x1", steps=n, attention="cudnn") for n in range(1, 9)]
     gpus = [Gpu(n, "NVIDIA H100 80GB HBM3", f"GPU-{n}", int(85e9)) for n in range(4)]
-    alone = Settings(tmp_path, "synthetic", config.STANDARD, ((1, 1),), price_per_gpu_hour=2.5)
+    alone = Settings(tmp_path, "synthetic", config.STANDARD, (SINGLE,), price_per_gpu_hour=2.5)
     plan = make_plan(rows, Wanting(alone, gpus))
     seconds = sum(plan.seconds(item, config.STANDARD) for item in plan.to_run)
     text = "\n".join(plan_lines(plan, alone, gpus, every_row=False))

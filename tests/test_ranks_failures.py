@@ -19,12 +19,13 @@ from test_failures import assert_honest, campaign, codes, only_result
 from warm_runner import WarmExecutor, WarmServer
 
 from bench import identity, layout, record
+from bench.config import SINGLE, Shape
 from bench.host.local import Job
 from bench.record import Code, Result
 
 ULYSSES = fake_row(hardware="cpu", precision="fp32", steps=2, parallel="ulysses2")
 REPLICAS = fake_row(hardware="cpu", precision="fp32", steps=2, parallel="replicas")
-CELLS = ((1, 1), (1, 2))
+CELLS = (SINGLE, Shape(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_a_package_that_ranks_lack_ends_the_row_before_weights_are_loaded(
 
 def test_a_replica_that_fails_a_request_costs_that_cell_alone(server: WarmServer, tmp_path: Path) -> None:
     executor = WarmExecutor(server, FAULT="memory@request x2 on rank 1")
-    campaign(tmp_path, executor, row=REPLICAS, cells=((1, 1), (1, 2), (4, 1)))
+    campaign(tmp_path, executor, row=REPLICAS, cells=(SINGLE, Shape(1, 2), Shape(4, 1)))
     assert_honest(tmp_path, executor)
     result = only_result(tmp_path)
     assert codes(result) == {"1x1": "ok", "1x2": "oom", "4x1": "ok"}

@@ -47,7 +47,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def codes(result: Result) -> dict[tuple[int, int], Code]:
-    return {(cell.users, cell.images): cell.status.code for cell in result.cells}
+    return {cell.shape: cell.status.code for cell in result.cells}
 
 
 def breaking(

@@ -23,7 +23,7 @@ from bench.commands.options import (
 from bench.flux import MODELS
 
 if TYPE_CHECKING:
-    from bench.config import BudgetName, ExecutorName
+    from bench.config import BudgetName, ExecutorName, Shape
     from bench.host.gpus import Gpu
     from bench.matrix import Row
     from bench.typed import Asked
@@ -117,7 +117,7 @@ def run_campaign(
     weights: str,
     budget: BudgetName,
     processes: int,
-    cells: tuple[tuple[int, int], ...] | None,
+    cells: tuple[Shape, ...] | None,
     results: Path,
     timeout: float | None,
     wait: float,
@@ -188,7 +188,7 @@ def asked_for(
     weights: str,
     budget: str,
     processes: int,
-    cells: tuple[tuple[int, int], ...] | None,
+    cells: tuple[Shape, ...] | None,
     results: Path,
     executor: str | None,
     registry: str,

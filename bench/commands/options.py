@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.config import Shape
+
 if TYPE_CHECKING:
     from bench.matrix import Row
 
@@ -54,18 +56,18 @@ def find_row(rows: Sequence[Row], row_id: str, path: Path) -> Row:
 USUAL_CELLS = "usual"
 
 
-def parse_cells(_: click.Context, __: click.Parameter, text: str) -> tuple[tuple[int, int], ...] | None:
+def parse_cells(_: click.Context, __: click.Parameter, text: str) -> tuple[Shape, ...] | None:
     """``1x1,1x4`` -> users x images; ``usual`` -> None, for each row has its own (``config.cells_of``)"""
     import re
 
     if text == USUAL_CELLS:
         return None
-    cells: list[tuple[int, int]] = []
+    cells: list[Shape] = []
     for part in text.split(","):
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", part)
         if match is None:
             raise click.BadParameter(f"{part!r} is not <users>x<images>, like 1x1 or 4x1")
-        cell = int(match[1]), int(match[2])
+        cell = Shape(int(match[1]), int(match[2]))
         if cell in cells:
             raise click.BadParameter(f"{part} stands twice")
         cells.append(cell)

@@ -16,8 +16,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench import layout, record
+from bench.config import Shape
 from bench.host.local import Executor, Handle, Job
-from bench.host.plan import CellShape
 from bench.host.supervise import Ended
 from bench.host.verdict import Ending, kernel_oom_kills, log_tail, verdict
 from bench.identity import fingerprint_of
@@ -100,11 +100,11 @@ def conclude(job: Job, ending: Ending, started: Result, give_up_ballast: Callabl
     return result
 
 
-def cells_after(status: Status, written: Sequence[Cell], asked: Sequence[CellShape]) -> list[Cell]:
+def cells_after(status: Status, written: Sequence[Cell], asked: Sequence[Shape]) -> list[Cell]:
     """The finished cells, and one for each that was not. Where cells were finished, the one at work is to
     blame and the next attempt goes on with those after it; without a finished cell the row itself is."""
     finished = [cell for cell in written if cell.status.code is not Code.INTERRUPTED]
-    known = {(cell.users, cell.images) for cell in finished}
+    known = {cell.shape for cell in finished}
     unfinished = [shape for shape in asked if shape not in known]
     blamed = status.model_copy(update={"log_tail": []})
     not_reached = Status(code=Code.INTERRUPTED, reason=f"not reached: an earlier cell ended as {status.code}")

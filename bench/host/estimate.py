@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from bench import tiny
-from bench.config import BUDGETS, WARMUP, BudgetName
+from bench.config import BUDGETS, WARMUP, BudgetName, Shape
 from bench.flux import MODELS
 from bench.hardware import GPUS
-from bench.host.history import Past, wall_seconds
-from bench.host.local import cells_text
-from bench.host.plan import CellShape, promise
+from bench.host.history import Key, Past, wall_seconds
+from bench.host.plan import promise
 from bench.matrix import Row
 
 OTHER_GPU_SECONDS = 10.0
@@ -38,9 +37,6 @@ HUNG_SECONDS = 600.0
 """A row that takes longer than factor x estimate + seconds is stopped: one hung row must not cost the
 night, and a bad guess must not cost the row."""
 
-Key = tuple[str, str, str]
-"""(row id, budget, cells)"""
-
 
 @dataclass
 class Estimates:
@@ -51,17 +47,17 @@ class Estimates:
     def from_pasts(cls, pasts: Mapping[str, Past]) -> Estimates:
         return cls(wall_seconds(pasts.values()))
 
-    def seconds(self, row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> float:
+    def seconds(self, row: Row, budget: BudgetName, cells: Sequence[Shape]) -> float:
         """Wall time of one attempt."""
-        if measured := self.known.get((row.row, budget, cells_text(cells))):
+        if measured := self.known.get((row.row, budget, tuple(cells))):
             return median(measured)
         return guess_seconds(row, budget, cells)
 
-    def learn(self, row: Row, budget: BudgetName, cells: Sequence[CellShape], wall: float) -> None:
-        self.known.setdefault((row.row, budget, cells_text(cells)), []).append(wall)
+    def learn(self, row: Row, budget: BudgetName, cells: Sequence[Shape], wall: float) -> None:
+        self.known.setdefault((row.row, budget, tuple(cells)), []).append(wall)
 
 
-def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[CellShape]) -> float:
+def guess_seconds(row: Row, budget: BudgetName, cells: Sequence[Shape]) -> float:
     """Images to make times the time that one should take, and the row's start."""
     if row.model == "tiny":
         full = row.precision in ("fp32", "tf32")

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import layout
-from bench.config import CELLS, Budget, cells_of
+from bench.config import CELLS, Budget, Shape, cells_of
 from bench.flux import weights_of
 from bench.host import history, leases
 from bench.host.estimate import Estimates
 from bench.host.gpus import Gpu, candidates, misfit
 from bench.host.leases import Lease
 from bench.host.local import Executor, Job, LocalExecutor
-from bench.host.plan import Action, CellShape, Decision, Wanted, by_value, decide, may_run
+from bench.host.plan import Action, Decision, Wanted, by_value, decide, may_run
 from bench.host.supervise import GRACE_SECONDS
 from bench.identity import cpu_host_id, fingerprint_of, ingredients
 from bench.matrix import Row, references_of
@@ -29,7 +29,7 @@ class Settings:
     weights: str
     """Source for flux.1-dev rows: ``hub`` or ``synthetic``. Rows of the tiny model have their own."""
     budget: Budget
-    cells: tuple[CellShape, ...] | None
+    cells: tuple[Shape, ...] | None
     """None: of each row those that are usual on its hardware."""
     timeout_seconds: float | None = None
     """For one attempt; None derives it from the estimate."""
@@ -45,7 +45,7 @@ class Settings:
     elsewhere: bool = False
     """What another machine with the same GPUs has done is done."""
 
-    def cells_of(self, row: Row) -> tuple[CellShape, ...]:
+    def cells_of(self, row: Row) -> tuple[Shape, ...]:
         return self.cells or cells_of(row.gpu_count)
 
     def weights_of(self, row: Row) -> str:
@@ -187,7 +187,7 @@ def watched(decisions: Iterable[Decision]) -> Iterator[Row]:
             yield item.row
 
 
-def with_pictures(reference: Decision, past: history.Past, cells: tuple[CellShape, ...]) -> Decision:
+def with_pictures(reference: Decision, past: history.Past, cells: tuple[Shape, ...]) -> Decision:
     """Run once more for its pictures, where it is done and they are gone."""
     if reference.action not in (Action.DONE, Action.MARKED) or past.has_pictures():
         return reference

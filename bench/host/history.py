@@ -8,9 +8,12 @@ from pathlib import Path
 
 from bench import attempts, layout, pictures, record
 from bench.attempts import Unreadable
-from bench.config import BUDGETS
+from bench.config import BUDGETS, Shape
 from bench.matrix import Row
 from bench.record import CLOSED, Result
+
+Key = tuple[str, str, tuple[Shape, ...]]
+"""(row id, budget, cells)"""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,16 @@ def read(results: Path, row: Row, weights: str) -> Past:
     return Past(tuple(found), tuple(damaged))
 
 
-def wall_seconds(pasts: Iterable[Past]) -> dict[tuple[str, str, str], list[float]]:
-    """(row id, budget, cells) -> how long its finished attempts took in all. One that was asked for fewer
-    requests than the budget's (``run --requests``) tells nothing of those that make them all, nor does one
-    that waited for requests at a rate of their own (``--load poisson:RATE``)."""
-    seconds: dict[tuple[str, str, str], list[float]] = {}
+def wall_seconds(pasts: Iterable[Past]) -> dict[Key, list[float]]:
+    """How long the finished attempts took in all. One that was asked for fewer requests than the budget's
+    (``run --requests``) tells nothing of those that make them all, nor does one that waited for requests at a
+    rate of their own (``--load poisson:RATE``)."""
+    seconds: dict[Key, list[float]] = {}
     for past in pasts:
         for _, result in past.results:
             share = BUDGETS[result.budget].n_per_process
             whole = result.status.code in record.HAS_NUMBERS and all(cell.n >= share for cell in result.cells)
             if result.cost is not None and whole and result.load == CLOSED:
-                cells = ",".join(f"{cell.users}x{cell.images}" for cell in result.cells)
-                key = (str(result.row["row"]), result.budget, cells)
+                key = str(result.row["row"]), result.budget, tuple(cell.shape for cell in result.cells)
                 seconds.setdefault(key, []).append(result.cost.wall_seconds)
     return seconds

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench import identity, layout
-from bench.config import BudgetName
+from bench.config import BudgetName, Shape
 from bench.matrix import Row
 
 PR_SET_PDEATHSIG = 1
@@ -32,8 +32,7 @@ class Job:
     row: Row
     weights: str
     budget: BudgetName
-    cells: tuple[tuple[int, int], ...]
-    """(users, images)"""
+    cells: tuple[Shape, ...]
     attempt_dir: Path
     gpu_uuids: tuple[str, ...] = ()
     lease_descriptors: tuple[int, ...] = ()
@@ -99,9 +98,9 @@ def runner_arguments(job: Job) -> list[str]:
     ]
 
 
-def cells_text(cells: Sequence[tuple[int, int]]) -> str:
+def cells_text(cells: Sequence[Shape]) -> str:
     """``1x1,1x4``"""
-    return ",".join(f"{users}x{images}" for users, images in cells)
+    return ",".join(map(str, cells))
 
 
 def runner_environment(caller: Mapping[str, str], gpu_uuids: Sequence[str]) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.config import Shape
 from bench.host.fanout import Plan
-from bench.host.plan import Action, CellShape, broke_off, code_of
+from bench.host.plan import Action, broke_off, code_of
 from bench.host.progress import clock
 from bench.matrix import Row
 from bench.record import Code, Result
@@ -18,7 +19,7 @@ FAILED = frozenset(Code) - {Code.OK, Code.UNSTABLE, Code.SUSPECT, Code.UNSUPPORT
 @dataclass(frozen=True)
 class Outcome:
     row: Row
-    asked: tuple[CellShape, ...]
+    asked: tuple[Shape, ...]
     result: Result
     path: Path
     seconds: float
@@ -33,7 +34,7 @@ class Outcome:
     def line(self) -> str:
         status = self.result.status
         reason = f", {status.reason}" if status.reason else ""
-        cells = ", ".join(f"{cell.users}x{cell.images} {cell.status.code}" for cell in self.result.cells)
+        cells = ", ".join(f"{cell.shape} {cell.status.code}" for cell in self.result.cells)
         took = f"[{cells or 'no cell'}] in {clock(self.seconds)}"
         return f"{self.row.label}: {status.code}{reason} {took}; {self.path}"
 
@@ -50,7 +51,7 @@ class Summary:
 
     def failed_rows(self) -> list[Row]:
         """Rows with a cell, or an attempt, that ended badly and was not made good by a later attempt."""
-        last: dict[tuple[str, CellShape | None], Code] = {}
+        last: dict[tuple[str, Shape | None], Code] = {}
         for outcome in self.outcomes:
             result = outcome.result
             last[outcome.row.row, None] = result.status.code if broke_off(result) else Code.OK

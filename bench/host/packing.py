@@ -16,12 +16,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.config import COMPARISON, PROBE, QUICK
+from bench.config import COMPARISON, PROBE, QUICK, SINGLE
 from bench.host.fanout import Plan, Settings
 from bench.host.gpus import Gpu, candidates
 from bench.host.outcome import Outcome
 from bench.host.plan import Action, Decision, may_run
-from bench.host.references import PLAIN_CELL, References, median_seconds
+from bench.host.references import References, median_seconds
 from bench.matrix import Group, Row
 from bench.record import Strict, write_atomically
 
@@ -127,7 +127,7 @@ def repeats(plan: Plan, settings: Settings, gpus: Sequence[Gpu]) -> list[Decisio
             alone = [item for item in alone if item not in rows]
     times += references.expected(alone, 1)
     return [
-        Decision(row, Action.RUN, "the reference again", (PLAIN_CELL,), attempts=count, repeated=True)
+        Decision(row, Action.RUN, "the reference again", (SINGLE,), attempts=count, repeated=True)
         for row, count in times.items()
     ]
 

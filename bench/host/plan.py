@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 
-from bench.config import BUDGETS, Budget
+from bench.config import BUDGETS, Budget, Shape
 from bench.host.history import Past
 from bench.matrix import Row
 from bench.record import CLOSED, HAS_NUMBERS, RETRIES, Code, Result
 from bench.rules import refusal
-
-CellShape = tuple[int, int]
-"""(users, images)"""
 
 
 class Action(StrEnum):
@@ -41,7 +38,7 @@ class Decision:
     row: Row
     action: Action
     reason: str
-    cells: tuple[CellShape, ...] = ()
+    cells: tuple[Shape, ...] = ()
     """The cells to measure; of an earlier attempt's cells only the missing ones."""
     attempts: int = 1
     """Fresh processes that the budget still asks for."""
@@ -63,7 +60,7 @@ class Wanted:
     """What the campaign asks of every row."""
 
     budget: Budget
-    cells: tuple[CellShape, ...]
+    cells: tuple[Shape, ...]
     host_ids: frozenset[str]
     """Ids of this machine: its GPU UUIDs and the id of its CPU."""
     retry: bool = False
@@ -144,7 +141,7 @@ def is_of_host(result: Result, host_ids: Collection[str]) -> bool:
     return set(result.environment.host_id.split("+")) <= set(host_ids)
 
 
-def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Action:
+def _state(cell: Shape, attempts: Sequence[Result], wanted: Wanted) -> Action:
     """DONE, MARKED, SETTLED or RUN for one cell, from the attempts of this fingerprint on this host. Each
     process that the budget asks for has its own retries."""
     codes = _codes(cell, attempts)
@@ -156,7 +153,7 @@ def _state(cell: CellShape, attempts: Sequence[Result], wanted: Wanted) -> Actio
     return Action.MARKED if failed[0] in HAS_NUMBERS else Action.SETTLED
 
 
-def _processes_left(cell: CellShape, attempts: Sequence[Result], budget: Budget) -> int:
+def _processes_left(cell: Shape, attempts: Sequence[Result], budget: Budget) -> int:
     """Fresh processes that the cell still needs: as many as the budget asks for, and enough for its requests.
     One that made fewer (``run --requests``) counts as a process, but not as a whole share."""
     stable = _stable(cell, attempts)
@@ -166,19 +163,19 @@ def _processes_left(cell: CellShape, attempts: Sequence[Result], budget: Budget)
     return max(budget.processes - len(stable), for_requests)
 
 
-def _stable(cell: CellShape, attempts: Sequence[Result]) -> list[int]:
+def _stable(cell: Shape, attempts: Sequence[Result]) -> list[int]:
     """Steady requests of each attempt at which the cell ended ``ok``."""
     measured = [found for each in attempts if (found := each.cell(*cell)) is not None]
     return [each.n for each in measured if each.status.code is Code.OK]
 
 
-def _why_marked(cells: Sequence[CellShape], attempts: Sequence[Result], budget: Budget) -> str:
+def _why_marked(cells: Sequence[Shape], attempts: Sequence[Result], budget: Budget) -> str:
     """``1x1 has 1 of its 3 processes stable (123 of 368 requests); the last one: ...``"""
     parts, reason = [], ""
-    for users, images in cells:
-        measured = [cell for each in attempts if (cell := each.cell(users, images)) is not None]
-        stable = _stable((users, images), attempts)
-        has = f"{users}x{images} has {len(stable)} of its {budget.processes} processes stable"
+    for shape in cells:
+        measured = [cell for each in attempts if (cell := each.cell(*shape)) is not None]
+        stable = _stable(shape, attempts)
+        has = f"{shape} has {len(stable)} of its {budget.processes} processes stable"
         parts.append(f"{has} ({sum(stable)} of {budget.n} requests)")
         reason = measured[-1].status.reason
     return f"{', '.join(parts)}; the last one: {reason}; --retry runs it again"
@@ -191,14 +188,14 @@ def _pictures_missing(attempts: Sequence[Result]) -> bool:
     return all_broken and may_retry(broken_off[-1], broken_off.count(broken_off[-1]))
 
 
-def _codes(cell: CellShape, attempts: Sequence[Result]) -> list[Code]:
+def _codes(cell: Shape, attempts: Sequence[Result]) -> list[Code]:
     return [code for result in attempts if (code := code_of(cell, result)) is not None]
 
 
-def code_of(cell: CellShape, result: Result) -> Code | None:
+def code_of(cell: Shape, result: Result) -> Code | None:
     """How the cell ended in this attempt; where the attempt broke off before the cell, as the attempt did.
     None when the attempt was not about this cell."""
-    codes = {(measured.users, measured.images): measured.status.code for measured in result.cells}
+    codes = {measured.shape: measured.status.code for measured in result.cells}
     if cell in codes:
         return codes[cell]
     return result.status.code if broke_off(result) else None
@@ -218,7 +215,7 @@ def may_retry(code: Code, times: int) -> bool:
     return limit is None or times <= limit
 
 
-def _why_run(attempts: Sequence[Result], missing: Sequence[CellShape], stale: int, wanted: Wanted) -> str:
+def _why_run(attempts: Sequence[Result], missing: Sequence[Shape], stale: int, wanted: Wanted) -> str:
     if not attempts:
         return f"only stale results ({stale}): measured by other code or packages" if stale else "new"
     if len(missing) < len(wanted.cells):
@@ -231,13 +228,13 @@ def _why_run(attempts: Sequence[Result], missing: Sequence[CellShape], stale: in
     return again + _what_is_there(attempts, missing, wanted)
 
 
-def _what_is_there(attempts: Sequence[Result], missing: Sequence[CellShape], wanted: Wanted) -> str:
+def _what_is_there(attempts: Sequence[Result], missing: Sequence[Shape], wanted: Wanted) -> str:
     """``; 1x1 has 4 of 368 requests, 364 are missing``, of the cells that have some."""
     n = wanted.budget.n
-    there = {(users, images): sum(_stable((users, images), attempts)) for users, images in missing}
+    there = {shape: sum(_stable(shape, attempts)) for shape in missing}
     return "".join(
-        f"; {users}x{images} has {requests} of {n} requests, {max(n - requests, 0)} are missing"
-        for (users, images), requests in there.items()
+        f"; {shape} has {requests} of {n} requests, {max(n - requests, 0)} are missing"
+        for shape, requests in there.items()
         if requests
     )
 

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench import steady
-from bench.config import COMPARISON
+from bench.config import COMPARISON, SINGLE
 from bench.hardware import gpus_of
 from bench.host.outcome import Outcome
-from bench.host.plan import Action, CellShape, Decision
+from bench.host.plan import Action, Decision
 from bench.matrix import Row
 from bench.record import Code, Result, Status
-
-PLAIN_CELL: CellShape = (1, 1)
 
 
 @dataclass
@@ -59,7 +57,7 @@ class References:
         watch = self._watch_of(hardware)
         if watch is None:
             return None
-        return Decision(watch.reference, Action.RUN, reason, (PLAIN_CELL,), repeated=True)
+        return Decision(watch.reference, Action.RUN, reason, (SINGLE,), repeated=True)
 
     def expected(self, to_run: Sequence[Decision], lanes: int) -> Counter[Row]:
         """How often ``due`` will ask for each reference, about, where so many GPUs share these rows."""
@@ -116,7 +114,7 @@ class References:
 
 def median_seconds(result: Result) -> float | None:
     """Of the plain cell; None where it has no number, or none to be trusted."""
-    cell = result.cell(*PLAIN_CELL)
+    cell = result.cell(*SINGLE)
     return cell.latency.p50.value if cell and cell.latency and cell.status.code is Code.OK else None
 
 

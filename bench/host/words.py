@@ -115,7 +115,7 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         result = outcome.result
         cells = " ".join(
-            f"{cell.users}x{cell.images}" + ("" if cell.status.code == "ok" else f" {cell.status.code}")
+            str(cell.shape) + ("" if cell.status.code == "ok" else f" {cell.status.code}")
             for cell in result.cells
         )
         took = clock(outcome.seconds)

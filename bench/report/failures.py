@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.config import Shape
 from bench.matrix import Row
 from bench.record import CLOSED, Code
 from bench.report import names
 from bench.report.groups import Section
 from bench.report.load import Attempt
 from bench.report.matrix_table import status_entry
-from bench.report.pool import Measurement, Shape, shown_code
+from bench.report.pool import Measurement, shown_code
 from bench.report.table import Column, Entry, Line, Table, words
 
 
@@ -117,11 +118,11 @@ def _of(attempt: Attempt, measured: Measured) -> list[Failure]:
         return [
             _failure(
                 attempt,
-                cell=f"{cell.users}x{cell.images}" + ("" if closed else f" {result.load}"),
+                cell=str(cell.shape) + ("" if closed else f" {result.load}"),
                 code=code,
                 reason=cell.status.reason or result.status.reason,
                 log=cell.status.log_tail,
-                measured_on=machines.get((cell.users, cell.images), ()),
+                measured_on=machines.get(cell.shape, ()),
             )
             for cell, code in bad
         ]

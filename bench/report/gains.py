@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from bench import stats
 from bench.compare import Ratio, interaction, reference_spread, speedup
+from bench.config import SINGLE, Shape
 from bench.record import CLOSED
 from bench.report import names, packages
 from bench.report.groups import Section, UseCase
-from bench.report.pool import Measurement, PooledCell, Shape
+from bench.report.pool import Measurement, PooledCell
 from bench.verdicts import Verdict, interacts, verdicts
 
 
@@ -65,13 +66,11 @@ class Gains:
     refused_layers: tuple[RefusedLayer, ...]
 
     def refusal(self, measurement: Measurement, cell: PooledCell) -> str:
-        shape = cell.users, cell.images
-        return self.refusals.get((measurement.row.row, shape), "") if cell.load == CLOSED else ""
+        return self.refusals.get((measurement.row.row, cell.shape), "") if cell.load == CLOSED else ""
 
     def of(self, measurement: Measurement, cell: PooledCell) -> Gain | None:
         """None where there is none to give, and for a cell whose load is not closed."""
-        shape = cell.users, cell.images
-        return self.speedups.get((measurement.row.row, shape)) if cell.load == CLOSED else None
+        return self.speedups.get((measurement.row.row, cell.shape)) if cell.load == CLOSED else None
 
 
 def host_spread(section: Section) -> float | None:
@@ -133,7 +132,7 @@ def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> 
     return found
 
 
-def _comparable(measurement: Measurement | None, shape: Shape = (1, 1)) -> PooledCell | None:
+def _comparable(measurement: Measurement | None, shape: Shape = SINGLE) -> PooledCell | None:
     """A ratio of medians that may not be printed may not be printed either."""
     cell = measurement.cells.get(shape) if measurement else None
     return cell if cell and cell.latency.p50.supported else None

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.config import Shape
 from bench.record import Cell, GpuFigures, Power
 from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import MATRIX, STACK, scope, shape_entries, stack_entry
-from bench.report.pool import Measurement, PooledCell, Shape
+from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
 from bench.report.text import MISSING, percent
 
@@ -47,7 +48,7 @@ def table(section: Section, case: UseCase) -> Table:
 
 
 def _lines(measurement: Measurement, shape: Shape, cell: PooledCell, on_gpu: bool) -> Iterator[Line]:
-    begin, name = (stack_entry(measurement, cell), *shape_entries(shape)), f"{shape[0]}x{shape[1]}"
+    begin, name = (stack_entry(measurement, cell), *shape_entries(shape)), str(shape)
     several = _latest(measurement, shape)
     nothing = (Entry(MISSING),) * len(MACHINE_COLUMNS)
     for rank, gpu in enumerate(several.gpus if several else ()):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench import config
+from bench.config import CELLS, SINGLE, Shape
 from bench.quality import Closeness
 from bench.record import CLOSED, HAS_NUMBERS, Code, Distribution, Quantile
 from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
-from bench.report.pool import Measurement, PooledCell, Shape
+from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure
 from bench.report.text import MISSING, interval, number, percent, quantile, ratio, ratio_bounds
 from bench.verdicts import Verdict
@@ -71,10 +71,10 @@ def comparison(section: Section, case: UseCase, gains: Gains) -> Table:
     for each in case.measurements:
         for shape in sorted({*each.cells, *each.failed}):
             entries = (stack_entry(each), *matrix_entries(each, shape, gains))
-            lines.append(Line(entries, f"{shape[0]}x{shape[1]}", best=each is best and shape == (1, 1)))
+            lines.append(Line(entries, str(shape), best=each is best and shape == SINGLE))
         for cell in each.opened:
             entries = (stack_entry(each), *cell_entries(each, cell, gains))
-            lines.append(Line(entries, f"{cell.users}x{cell.images}"))
+            lines.append(Line(entries, str(cell.shape)))
         if not each.cells and not each.failed and not each.opened:
             lines.append(Line((stack_entry(each), *blank_entries((MISSING, MISSING), each.status))))
     return Table(
@@ -84,7 +84,7 @@ def comparison(section: Section, case: UseCase, gains: Gains) -> Table:
 
 def configuration(section: Section, case: UseCase, measurement: Measurement, gains: Gains) -> Table:
     """The plan's matrix of one configuration: always its four cells, and any other that was measured."""
-    shapes = sorted({*config.CELLS, *measurement.cells, *measurement.failed})
+    shapes = sorted({*CELLS, *measurement.cells, *measurement.failed})
     closed = (Line(matrix_entries(measurement, shape, gains)) for shape in shapes)
     opened = (Line(cell_entries(measurement, cell, gains)) for cell in measurement.opened)
     return Table(case.title, scope(section), (*MATRIX, *BESIDE), (*closed, *opened))
@@ -118,7 +118,7 @@ def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tu
     gain = gains.of(measurement, cell)
     memory = memory_gb(cell)
     return (
-        *shape_entries((cell.users, cell.images), cell.load),
+        *shape_entries(cell.shape, cell.load),
         quantile_entry(latency.p25, latency),
         median_entry(latency),
         quantile_entry(latency.p90, latency),

@@ -99,7 +99,7 @@ def _cells(attempt: Attempt) -> Iterator[str]:
 
 
 def _shape(cell: Cell) -> str:
-    return f"{cell.users}x{cell.images}" + ("" if cell.load == CLOSED else f" {cell.load}")
+    return str(cell.shape) + ("" if cell.load == CLOSED else f" {cell.load}")
 
 
 def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:
@@ -117,7 +117,7 @@ def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:
         weights=measurement.weights,
         budget=budget.name,
         processes=str(processes) if processes > budget.processes else Asked.processes,
-        cells=",".join(f"{users}x{images}" for users, images in shapes) or Asked.cells,
+        cells=",".join(map(str, shapes)) or Asked.cells,
     )
     return asked.fan_out(f"row={','.join(rows)}")
 

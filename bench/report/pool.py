@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from bench import identity, stats, steady
 from bench.compare import Side
+from bench.config import SINGLE, Shape
 from bench.matrix import Row
 from bench.quality import Quality
 from bench.record import (
@@ -31,9 +32,6 @@ from bench.record import (
 )
 from bench.report.load import Attempt
 from bench.report.packages import locked_otherwise
-
-Shape = tuple[int, int]
-"""(users, images)"""
 
 Figures = TypeVar("Figures", Memory, Utilisation, Power)
 
@@ -60,6 +58,10 @@ class PooledCell:
     power: Power
     anomalies: tuple[Anomaly, ...]
     """Of the cell, and of the machine in the attempts that measured it."""
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.users, self.images)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -131,7 +133,7 @@ class Measurement:
         return measured(self.latest)
 
     def cell(self, users: int = 1, images: int = 1) -> PooledCell | None:
-        return self.cells.get((users, images))
+        return self.cells.get(Shape(users, images))
 
     @property
     def status(self) -> Code:
@@ -223,7 +225,7 @@ def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
             code = shown_code(attempt.result, cell)
             if code in HAS_NUMBERS and cell.latency is not None:
                 entry = code, cell, attempt.result.anomalies
-                found.setdefault((cell.users, cell.images), []).append(entry)
+                found.setdefault(cell.shape, []).append(entry)
     pooled: dict[Shape, PooledCell] = {}
     for shape, marked in sorted(found.items()):
         code = Code.OK if any(code is Code.OK for code, _, _ in marked) else marked[-1][0]
@@ -235,10 +237,10 @@ def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
 
 def _failed(attempts: Sequence[Attempt], measured: Container[Shape]) -> dict[Shape, Code]:
     return {
-        (cell.users, cell.images): shown_code(attempt.result, cell)
+        cell.shape: shown_code(attempt.result, cell)
         for attempt in attempts
         for cell in attempt.result.cells
-        if (cell.users, cell.images) not in measured
+        if cell.shape not in measured
     }
 
 
@@ -251,7 +253,7 @@ def _pool_cell(
     latency = first.latency
     if latency is None or len(runs) > 1:
         latency = stats.summarise([value for run in runs for value in run], first.users)
-    alone = smaller.get((1, 1))
+    alone = smaller.get(SINGLE)
     efficiency = first.batch_efficiency if len(cells) == 1 else None
     if efficiency is None and alone is not None and first.users == 1 and first.images > 1:
         efficiency = steady.batch_efficiency(alone.latency.raw, latency.raw, first.images)

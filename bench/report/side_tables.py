@@ -49,7 +49,7 @@ def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
     device, busy, peak = cell.memory, cell.utilisation, memory_gb(cell)
     entries = (
         stack_entry(measurement, cell),
-        *shape_entries((cell.users, cell.images)),
+        *shape_entries(cell.shape),
         figure(cell.throughput_images_per_s),
         figure(cell.batch_efficiency),
         figure(device.used_avg_gb),
@@ -62,7 +62,7 @@ def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
         figure(cell.power.average_w),
         figure(cell.power.energy_per_image_j),
     )
-    return Line(entries, shape=f"{cell.users}x{cell.images}")
+    return Line(entries, shape=str(cell.shape))
 
 
 def life(section: Section, case: UseCase) -> Table:
@@ -119,13 +119,13 @@ def stages(section: Section, case: UseCase) -> Table:
         Line(
             (
                 stack_entry(each, cell),
-                *shape_entries((cell.users, cell.images)),
+                *shape_entries(cell.shape),
                 *(
                     figure(cell.medians.get(name) if cell.latency.p50.supported else None)
                     for name in ("queue", "service", "text", "denoise", "step", "decode")
                 ),
             ),
-            shape=f"{cell.users}x{cell.images}",
+            shape=str(cell.shape),
         )
         for each in case.measurements
         for cell in each.cells.values()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import layout
-from bench.config import BUDGETS, cells_of
+from bench.config import BUDGETS, SINGLE, Shape, cells_of
 from bench.flux import check_weights, weights_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
@@ -34,7 +34,7 @@ def job_of(
     weights: str | None,
     budget: str,
     requests: int | None,
-    cells: tuple[tuple[int, int], ...] | None,
+    cells: tuple[Shape, ...] | None,
     load: Load,
     quality: bool,
     profile: bool | None,
@@ -90,11 +90,11 @@ def measure_overhead(row: Row, weights: str | None, pairs: int) -> Overhead:
 
     weights = weights or weights_of(row, "synthetic")
     with _logging(None):
-        return measure(Job(row, weights, BUDGETS["quick"], cells=((1, 1),), attempt_dir=Path()), pairs)
+        return measure(Job(row, weights, BUDGETS["quick"], cells=(SINGLE,), attempt_dir=Path()), pairs)
 
 
 def summary(result: Result, attempt_dir: Path) -> str:
-    lines = [f"{cell.users}x{cell.images}: {_numbers_of(cell)}" for cell in result.cells]
+    lines = [f"{cell.shape}: {_numbers_of(cell)}" for cell in result.cells]
     reason = f": {result.status.reason}" if result.status.reason else ""
     return "\n".join([*lines, f"{result.status.code}{reason}", str(attempt_dir / layout.RESULT)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.config import Budget
+from bench.config import Budget, Shape
 from bench.matrix import Row
 from bench.runner.load import Load
 
@@ -15,8 +15,8 @@ class Job:
     row: Row
     weights: str
     budget: Budget
-    cells: tuple[tuple[int, int], ...]
-    """(users, images), in the order in which they are measured"""
+    cells: tuple[Shape, ...]
+    """In the order in which they are measured."""
     attempt_dir: Path
     load: Load = field(default_factory=Load)
     requests: int | None = None
