@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from bench.config import Shape
 from bench.record import Cell, GpuFigures, Power
 from bench.report.groups import Section, UseCase
-from bench.report.matrix_table import MATRIX, STACK, scope, shape_entries, stack_entry
+from bench.report.matrix_table import SHAPE, STACK, scope, shape_entries, stack_entry
 from bench.report.pool import Measurement, PooledCell
-from bench.report.table import Column, Entry, Line, Table, figure, words
-from bench.report.text import MISSING, percent
+from bench.report.table import Column, Entry, Line, Table, figure, percentage, words
+from bench.report.text import MISSING
 
 GPU_COLUMNS = (
     Column("GPU", numeric=False),
@@ -43,7 +43,7 @@ def table(section: Section, case: UseCase) -> Table:
         for shape, cell in each.cells.items()
         for line in _lines(each, shape, cell, on_gpu)
     )
-    columns = (STACK, *MATRIX[:2], *(GPU_COLUMNS if on_gpu else ()), *MACHINE_COLUMNS)
+    columns = (STACK, *SHAPE, *(GPU_COLUMNS if on_gpu else ()), *MACHINE_COLUMNS)
     return Table(f"{'Each GPU' if on_gpu else 'Machine'}: {case.title}", scope(section), columns, lines)
 
 
@@ -88,22 +88,20 @@ def _first(*values: float | None) -> float | None:
 
 
 def _figures(of: GpuFigures, power: Power) -> tuple[Entry, ...]:
-    capped = None if power.power_cap_share is None else 100 * power.power_cap_share
     return (
         figure(of.memory_used_avg_gb),
         figure(of.memory_used_peak_gb),
-        figure(of.gpu_busy_avg_percent, percent(of.gpu_busy_avg_percent)),
+        percentage(of.gpu_busy_avg_percent),
         figure(of.sm_clock_avg_mhz),
         figure(of.memory_clock_avg_mhz),
         figure(of.temperature_peak_c),
         figure(of.power_average_w),
         figure(power.limit_w),
-        figure(capped, percent(capped)),
+        percentage(None if power.power_cap_share is None else 100 * power.power_cap_share),
     )
 
 
 def _machine(measurement: Measurement, shape: Shape, cell: PooledCell) -> tuple[Entry, ...]:
-    busy = cell.utilisation.cpu_avg_percent
     loads = [
         (environment.load_average[0], environment.cpu_count)
         for attempt in measurement.attempts
@@ -112,7 +110,7 @@ def _machine(measurement: Measurement, shape: Shape, cell: PooledCell) -> tuple[
     ]
     load, processors = max(loads)
     return (
-        figure(busy, percent(busy)),
+        percentage(cell.utilisation.cpu_avg_percent),
         Entry(f"{load:.1f} of {processors}", load, note="highest of its runs" if len(loads) > 1 else ""),
         words(cell.remarks),
     )

@@ -14,17 +14,20 @@ from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.pool import Measurement, PooledCell
-from bench.report.table import Column, Entry, Line, Table, figure
-from bench.report.text import MISSING, interval, number, percent, quantile, ratio, ratio_bounds
+from bench.report.table import Column, Entry, Line, Table, figure, percentage
+from bench.report.text import MISSING, interval, number, quantile, ratio, ratio_bounds
 from bench.verdicts import Verdict
 
-MATRIX = (
+SHAPE = (
     Column(
         "Concurrent Users",
         hint="Each sends its next request when the last one returned; those of a Poisson load send theirs at"
         " random moments, at this rate each, and are compared with nothing",
     ),
     Column("Images", hint="Per request, as one batch"),
+)
+MATRIX = (
+    *SHAPE,
     Column("p25 (s)", hint="A quarter of the requests took at most this long"),
     Column("p50 (s)", hint="Median latency, scheduled to decoded image, queueing included; with 95 % CI"),
     Column("p90 (s)", hint="Nine requests in ten took at most this long; needs n of 36"),
@@ -116,7 +119,6 @@ def matrix_entries(measurement: Measurement, shape: Shape, gains: Gains) -> tupl
 def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tuple[Entry, ...]:
     latency = cell.latency
     gain = gains.of(measurement, cell)
-    memory = memory_gb(cell)
     return (
         *shape_entries(cell.shape, cell.load),
         quantile_entry(latency.p25, latency),
@@ -124,8 +126,8 @@ def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tu
         quantile_entry(latency.p90, latency),
         quantile_entry(latency.p99, latency),
         figure(latency.mean),
-        figure(cell.utilisation.gpu_busy_avg_percent, percent(cell.utilisation.gpu_busy_avg_percent)),
-        figure(memory, note="process" if memory and cell.memory.used_peak_gb is None else ""),
+        percentage(cell.utilisation.gpu_busy_avg_percent),
+        memory_entry(cell),
         Entry(
             str(cell.n),
             cell.n,
@@ -152,7 +154,8 @@ def shape_entries(shape: tuple[int | str, int | str], load: str = CLOSED) -> tup
 
 def blank_entries(shape: tuple[int | str, int | str], code: Code | None) -> tuple[Entry, ...]:
     """A line without numbers; ``None``: the cell was never asked for."""
-    blank = [Entry(MISSING)] * (len(MATRIX) + len(BESIDE) - 3)
+    numbers = len(MATRIX) - len(SHAPE) + len(BESIDE) - 1
+    blank = (Entry(MISSING) for _ in range(numbers))
     return *shape_entries(shape), *blank, status_entry(code) if code else Entry("not run")
 
 
@@ -184,6 +187,11 @@ def memory_gb(cell: PooledCell) -> float | None:
     return (
         cell.memory.used_peak_gb if cell.memory.used_peak_gb is not None else cell.memory.process_rss_peak_gb
     )
+
+
+def memory_entry(cell: PooledCell) -> Entry:
+    peak = memory_gb(cell)
+    return figure(peak, note="process" if peak and cell.memory.used_peak_gb is None else "")
 
 
 def gain_entry(gain: Gain | None, *, is_reference: bool = False, refusal: str = "") -> Entry:

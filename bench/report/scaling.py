@@ -18,8 +18,8 @@ from bench.report.groups import Section, UseCase, fastest, is_lossless
 from bench.report.matrix_table import STACK, p50_entry, quantile_entry, scope, stack_entry
 from bench.report.names import stack
 from bench.report.pool import Measurement, PooledCell
-from bench.report.table import Column, Entry, Line, Table, figure
-from bench.report.text import MISSING, percent, ratio
+from bench.report.table import Column, Entry, Line, Table, figure, percentage
+from bench.report.text import MISSING, ratio
 
 MB = 1e6
 
@@ -209,10 +209,10 @@ def _line(of: Scaled) -> Line:
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
         p50_entry(one),
         figure(of.speedup(of.own), ratio(of.speedup(of.own)), note=of.refusal(of.own)),
-        figure(own, _percent(own)),
-        figure(best, _percent(best), note=of.refusal(of.best) or t1),
+        _share(own),
+        _share(best, of.refusal(of.best) or t1),
         agreement_entry(of.measurement.latest.agreement),
-        figure(share, _percent(share)),
+        _share(share),
         figure(sent.sent_bytes_per_step / MB if sent else None),
         figure(images.get(of.gpus)),
         figure(images.get(2 * of.gpus)),
@@ -232,5 +232,5 @@ def agreement_entry(found: Agreement | None) -> Entry:
     )
 
 
-def _percent(share: float | None) -> str:
-    return percent(None if share is None else 100 * share)
+def _share(share: float | None, note: str = "") -> Entry:
+    return percentage(None if share is None else 100 * share, note)

@@ -10,10 +10,10 @@ from bench.report.gains import Gains, Layer, RefusedLayer
 from bench.report.gpu_time import GpuTime, gpu_time
 from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
-    MATRIX,
+    SHAPE,
     STACK,
     gain_entry,
-    memory_gb,
+    memory_entry,
     p50_entry,
     quantile_entry,
     scope,
@@ -21,14 +21,14 @@ from bench.report.matrix_table import (
     stack_entry,
 )
 from bench.report.pool import Measurement, PooledCell
-from bench.report.table import Column, Entry, Line, Table, figure, words
-from bench.report.text import MISSING, percent, ratio
+from bench.report.table import Column, Entry, Line, Table, figure, percentage, words
+from bench.report.text import MISSING, ratio
 
 
 def memory(section: Section, case: UseCase) -> Table:
     columns = (
         STACK,
-        *MATRIX[:2],
+        *SHAPE,
         Column("Images/s", hint="Images delivered over the steady window"),
         Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
         Column("Memory avg (GB)", hint="Device memory in use, averaged over the steady window"),
@@ -46,19 +46,19 @@ def memory(section: Section, case: UseCase) -> Table:
 
 
 def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
-    device, busy, peak = cell.memory, cell.utilisation, memory_gb(cell)
+    device, busy = cell.memory, cell.utilisation
     entries = (
         stack_entry(measurement, cell),
         *shape_entries(cell.shape),
         figure(cell.throughput_images_per_s),
         figure(cell.batch_efficiency),
         figure(device.used_avg_gb),
-        figure(peak, note="process" if peak and device.used_peak_gb is None else ""),
-        figure(device.used_avg_percent, percent(device.used_avg_percent)),
-        figure(device.used_peak_percent, percent(device.used_peak_percent)),
+        memory_entry(cell),
+        percentage(device.used_avg_percent),
+        percentage(device.used_peak_percent),
         figure(device.torch_allocated_peak_gb),
-        figure(busy.gpu_busy_avg_percent, percent(busy.gpu_busy_avg_percent)),
-        figure(busy.gpu_busy_peak_percent, percent(busy.gpu_busy_peak_percent)),
+        percentage(busy.gpu_busy_avg_percent),
+        percentage(busy.gpu_busy_peak_percent),
         figure(cell.power.average_w),
         figure(cell.power.energy_per_image_j),
     )
@@ -107,7 +107,7 @@ def stages(section: Section, case: UseCase) -> Table:
     """Where a request's time goes: medians of waiting, service and each stage."""
     columns = (
         STACK,
-        *MATRIX[:2],
+        *SHAPE,
         Column("Queue p50 (s)", hint="Waiting for the requests of other users"),
         Column("Service p50 (s)"),
         Column("Text p50 (s)", hint="Text encoders"),

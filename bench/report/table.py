@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bench.report.text import MISSING, number
+from bench.report.text import MISSING, number, percent
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,8 @@ def words(text: str, **more: object) -> Entry:
 def figure(value: float | None, text: str | None = None, note: str = "") -> Entry:
     """A number that sorts by its value; ``text`` where it is not printed plainly."""
     return Entry(number(value) if text is None else text, value, note)
+
+
+def percentage(value: float | None, note: str = "") -> Entry:
+    """Of a value in per cent."""
+    return figure(value, percent(value), note)
