@@ -47,17 +47,25 @@ ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "n
 
 def cases(hardware: str, ranks: int) -> Iterator[Case]:
     """Each method of so many ranks that this hardware has; the parallel VAE on top of Ulysses; blocks
-    rearranged, which under Ulysses exchange tokens in their own way."""
+    rearranged, which under Ulysses exchange tokens in their own way, with one cache: it is the same code that
+    probes and decides."""
     for id, option in AXES["parallel"].items():
         degrees = degrees_of(id)
         if degrees and degrees.ranks == ranks and not (hardware == "cpu" and option.needs_gpu):
             for cache in CACHES if not degrees.xdit else CACHES[:1]:
                 yield from _of_use_cases(hardware, "parallel", _stack(id, degrees) | {"cache": cache})
     yield from _of_use_cases(hardware, "vae", {"parallel": f"ulysses{ranks}", "vae": "parallel"})
-    for id, degrees in ((id, degrees_of(id)) for id in (f"ulysses{ranks}", f"ring{ranks}")):
-        if degrees:
-            rearranged = _stack(id, degrees) | {"compilation": "inductor-fused"}
-            yield from _of_use_cases(hardware, "parallel", rearranged)
+    for id in AXES["parallel"]:
+        degrees = degrees_of(id)
+        if degrees and degrees.ranks == ranks and _takes_rearranged_blocks(degrees):
+            for cache in CACHES[:2]:
+                rearranged = {"compilation": "inductor-fused", "cache": cache}
+                yield from _of_use_cases(hardware, "parallel", _stack(id, degrees) | rearranged)
+
+
+def _takes_rearranged_blocks(degrees: Degrees) -> bool:
+    """Where diffusers shares out tokens, and weights stay whole."""
+    return degrees.tokens == degrees.ranks and degrees.fsdp == 1 and not degrees.xdit
 
 
 def _stack(option: str, degrees: Degrees) -> dict[str, str]:

@@ -23,7 +23,7 @@ def case(task: str = "txt2img", control: str = "none", why: str = "", **changes:
     return axis, row.stack[axis], row.model_copy(update={"why": why})
 
 
-CASES = (
+TWO = (
     case(parallel="ulysses2", cache="fbcache-0.2"),
     case("inpaint", "canny", parallel="ulysses2", cache="teacache-0.25"),
     case("img2img", parallel="ring2", attention="native-flash"),
@@ -35,11 +35,19 @@ CASES = (
     case("txt2img", "canny", parallel="ulysses2", compilation="inductor-fused"),
 )
 """Each method, each pipeline, both probes of caches; `fluxbench correctness --ranks 2` takes them all."""
+FOUR = (
+    case("txt2img", "canny", parallel="ulysses4", cache="fbcache-0.2"),
+    case(parallel="ulysses2xring2", attention="native-flash"),
+    case("inpaint", parallel="tp4"),
+    case("img2img", parallel="fsdp4"),
+)
+"""What two ranks cannot show: two ways at once, one head a rank."""
 
 
-def test_two_ranks_give_the_latents_of_one_process() -> None:
-    answers = list(equality.compare(CASES, 2, seconds_a_case=120))
-    assert [(found.ended, found.reason) for found in answers] == [("constructed", "")] * len(CASES)
+@pytest.mark.parametrize(("ranks", "cases"), [(2, TWO), (4, FOUR)])
+def test_ranks_give_the_latents_of_one_process(ranks: int, cases: tuple[Case, ...]) -> None:
+    answers = list(equality.compare(cases, ranks, seconds_a_case=120))
+    assert [(found.ended, found.reason) for found in answers] == [("constructed", "")] * len(cases)
     for found in answers:
         assert found.tolerance == correctness.EQUAL == 1e-5
         assert found.error is not None
