@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -323,6 +325,40 @@ def test_a_kernel_that_was_fetched_stays_at_its_commit_though_its_branch_moves(
     (tmp_path / folder / "refs" / "v3").write_text("a" * 40)
     kernels.fetch("flash2", print)
     assert asked == ["v3", "a" * 40]
+
+
+def test_a_row_without_network_finds_a_fetched_kernel_though_other_builds_of_it_were_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the hub's own code and layout; only what goes over the network is made up."""
+    from huggingface_hub import _snapshot_download, _tree_cache, constants
+    from huggingface_hub.hf_api import HfApi, RepoFile
+
+    from bench.axes.attention import packages
+
+    commit, mine = "a" * 40, "build/torch211-cxx11-cu130-x86_64-linux/__init__.py"
+    listed = [mine, "build/torch29-cxx11-cu126-x86_64-linux/__init__.py", "README.md"]
+    files = [RepoFile(path=path, size=1, oid="b" * 40) for path in listed]
+
+    def download(_repository: str, *, filename: str, cache_dir: str, **_: Any) -> None:
+        path = Path(cache_dir, "kernels--kernels-community--flash-attn2", "snapshots", commit, filename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=commit))
+    monkeypatch.setattr(HfApi, "list_repo_tree", lambda *_, **__: files)
+    monkeypatch.setattr(_snapshot_download, "hf_hub_download", download)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = kernels.fetch("flash2", print)
+    assert (folder / mine).exists()
+    assert not (folder / "README.md").exists()
+
+    monkeypatch.setattr(_tree_cache, "_IN_MEMORY_TREE_CACHE", {})  # the row is another process
+    loaded = SimpleNamespace(flash_attn_func=len, __file__=str(folder / mine))
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_local_kernel=lambda _: loaded))
+    _, source = packages._prebuilt(packages.PACKAGES["flash2"], "row 1", ImportError("none"))
+    assert source == f"kernels-community/flash-attn2 version 3 at commit {commit}"
 
 
 def test_weights_are_fetched_at_their_revision_before_a_container_without_network_wants_them(

@@ -57,8 +57,17 @@ def fetch(option: str, say: Callable[[str], None]) -> Path:
             f"{option}: {label} has no build for the torch of image {IMAGES[option]}; rows with it are "
             "unavailable there"
         )
+    _forget_other_builds(folder)
     say(f"{option}: {label} at commit {folder.name[:12]}")
     return folder
+
+
+def _forget_other_builds(snapshot: Path) -> None:
+    """The hub's client keeps the list of all files of a commit, and offline refuses a snapshot that lacks one
+    of them (huggingface_hub 1.33, ``IncompleteSnapshotError``): a row that asks for the kernel names no
+    patterns, and would be told that builds for other torches are missing. Without the list it takes what is
+    there."""
+    (snapshot.parents[1] / "trees" / f"{snapshot.name}.json").unlink(missing_ok=True)
 
 
 def first_fetched(cache: Path, repository: str, branch: str) -> str | None:
