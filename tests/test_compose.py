@@ -84,6 +84,14 @@ def test_a_measuring_service_has_no_network_and_builds_nothing(written: dict[str
         assert "--executor=local" in service["command"], name
 
 
+def test_folders_that_a_fresh_checkout_lacks_are_made(written: dict[str, Any]) -> None:
+    """The long form of a volume makes none before Compose 2.35, unless it says so."""
+    tracked = {"./bench", "./matrix.csv", "./results"}
+    volumes = {volume["source"]: volume for volume in written["services"]["h100x8-xdit"]["volumes"]}
+    made = {source for source, volume in volumes.items() if volume.get("bind") == {"create_host_path": True}}
+    assert made == set(volumes) - tracked - {"/etc/machine-id"}
+
+
 def test_images_are_built_after_the_base(written: dict[str, Any]) -> None:
     for image in IMAGES:
         build = written["services"][f"build-{image}"]["build"]
