@@ -15,7 +15,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from bench import sources
+from bench import contract, sources
 from bench.axes import AXES
 from bench.matrix import Row
 from bench.record import Ingredients
@@ -182,7 +182,7 @@ def cpu_model() -> str:
 def machine_id() -> str:
     """A container has none of its own, or its image's: whoever started it says which machine it is on.
     Where nobody does, the host name is the best that there is."""
-    if told := os.environ.get("FLUXBENCH_MACHINE_ID"):
+    if told := os.environ.get(contract.MACHINE_ID):
         return told
     try:
         return Path("/etc/machine-id").read_text().strip() or platform.node()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.contract import GIT_COMMIT
 from bench.hardware import gpus_of
 from bench.host import leases, locks, recipe
 from bench.host.docker import CODE, HUB_CACHE, SHARED_MEMORY
@@ -66,6 +67,7 @@ def render() -> str:
         base_image=recipe.base_image(),
         code=CODE,
         hub_cache=HUB_CACHE,
+        git_commit=GIT_COMMIT,
         shared_memory=SHARED_MEMORY,
         leases=LEASES,
     )

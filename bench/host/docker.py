@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from bench import layout
+from bench import contract, layout
 from bench.host.daemon import Daemon, Silent, State
 from bench.host.image import ImageError, Store
 from bench.host.local import Exit, Handle, Job, runner_arguments, signal_name, stop_when_parent_dies
@@ -62,7 +62,7 @@ class Place:
     """``uid:gid`` that owns the results."""
     machine_id: str
     git_commit: str | None = None
-    """As FLUXBENCH_GIT_COMMIT: ``<hash>`` or ``<hash>-dirty``."""
+    """As ``contract.GIT_COMMIT`` says it."""
     variables: tuple[tuple[str, str], ...] = ()
     limits: tuple[str, ...] = ()
     """Further options of `docker run`, like ``--memory=300m``."""
@@ -80,7 +80,7 @@ class Place:
             cache=repository / ".cache",
             user=f"{os.getuid()}:{os.getgid()}",
             machine_id=machine_id(),
-            git_commit=f"{commit}-dirty" if commit and dirty else commit,
+            git_commit=commit + contract.DIRTY if commit and dirty else commit,
             variables=tuple(passed_on(variables).items()),
             limits=tuple(limits),
         )
@@ -120,11 +120,11 @@ def run_command(job: Job, image_id: str, place: Place) -> list[str]:
         name: (path.resolve(), f"{FILES}/{name}/{path.name}") for name, path in callers_files(job.row).items()
     }
     variables = {
-        "FLUXBENCH_IMAGE_DIGEST": image_id,
-        "FLUXBENCH_MACHINE_ID": place.machine_id,
+        contract.IMAGE_DIGEST: image_id,
+        contract.MACHINE_ID: place.machine_id,
         "HF_HUB_CACHE": HUB_CACHE,
         "HF_HUB_OFFLINE": "1",
-        **({"FLUXBENCH_GIT_COMMIT": place.git_commit} if place.git_commit else {}),
+        **({contract.GIT_COMMIT: place.git_commit} if place.git_commit else {}),
         **{name: target for name, (_, target) in files.items()},
         **dict(place.variables),
     }

@@ -12,13 +12,10 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 from typing import Literal
 
+from bench.contract import OK_EXIT, STATUS_EXIT
 from bench.host.local import Exit
 from bench.record import Code, Result, Status
 from bench.runner.diary import RUNNING
-
-OK_EXIT = 0
-STATUS_EXIT = 3
-"""What the runner exits with when its result.json says another status than ``ok``."""
 
 LOG_TAIL_LINES = 20
 

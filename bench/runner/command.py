@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench import layout
 from bench.config import BUDGETS, SINGLE, Shape, cells_of
+from bench.contract import OK_EXIT, STATUS_EXIT
 from bench.flux import check_weights, weights_of
 from bench.host.gpus import Gpu, misfit
 from bench.matrix import Row
@@ -22,10 +23,6 @@ from bench.runner.load import Load
 
 if TYPE_CHECKING:
     from bench.runner.overhead import Overhead
-
-OK_EXIT = 0
-STATUS_EXIT = 3
-"""result.json says another status than ``ok``."""
 
 
 def job_of(

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench import identity, record
+from bench import contract, identity, record
 from bench.config import TELEMETRY
 from bench.host.gpus import Gpu
 from bench.runner.telemetry import GB, Device
@@ -50,7 +50,7 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
         load_average=os.getloadavg(),
         python=platform.python_version(),
         packages=installed_packages(),
-        image_digest=os.environ.get("FLUXBENCH_IMAGE_DIGEST"),
+        image_digest=os.environ.get(contract.IMAGE_DIGEST),
         git_commit=commit,
         git_dirty=dirty,
         variables=speed_variables(os.environ),
@@ -59,9 +59,9 @@ def collect(gpus: Sequence[Gpu], nvml: Any = None) -> record.Environment:
 
 def git_state() -> tuple[str | None, bool | None]:
     """(commit, whether tracked files differ from it). Where the code runs without its repository, as in a
-    container, whoever sent it there says so: ``FLUXBENCH_GIT_COMMIT=<hash>``, or ``<hash>-dirty``."""
-    if told := os.environ.get("FLUXBENCH_GIT_COMMIT"):
-        return told.removesuffix("-dirty"), told.endswith("-dirty")
+    container, whoever sent it there says so (``contract.GIT_COMMIT``)."""
+    if told := os.environ.get(contract.GIT_COMMIT):
+        return told.removesuffix(contract.DIRTY), told.endswith(contract.DIRTY)
     commit = _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no")
     return commit.strip() if commit else None, None if changes is None else bool(changes.strip())
