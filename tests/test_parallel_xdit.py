@@ -16,6 +16,8 @@ from bench.flux import MODELS
 from bench.matrix import BASELINE, Row
 from bench.runner import traffic
 
+WIDTH, CHANNELS = 256, 64
+"""Of Tiny FLUX, and of what it predicts."""
 METHODS = ("xdit-ulysses2", "xdit-ring2", "xdit-pipefusion2", "xdit-fsdp2")
 
 
@@ -45,8 +47,17 @@ def test_two_ranks_of_xdit_give_the_latents_of_one_process(on_gloo: Path, option
     assert found.error <= found.tolerance
     stale = AXES["parallel"][option].latent_tolerance == xdit.STALE
     assert stale == (found.error > 0.01), "PipeFusion attends to older keys, and nothing else does"
-    if option == "xdit-pipefusion2":
-        patches_travelled(row, json.loads(on_gloo.read_text()))
+    if option in COUNTED:
+        COUNTED[option](row, json.loads(on_gloo.read_text()))
+
+
+def weights_were_gathered(row: Row, found: dict[str, Any]) -> None:
+    """In bfloat16: each rank handed in all that it holds, block by block and the rest, and its part of the
+    predicted latents, in five and one call."""
+    result_bytes = MODELS["tiny"].tokens(row.size)["image"] * CHANNELS * 2 // 2
+    for each in found["by_rank"]:
+        gathers = {"calls": 5 + 1, "input_bytes": each["parameter_bytes_here"] + result_bytes}
+        assert each["collectives"]["c10d::_allgather_base_"] == gathers
 
 
 def patches_travelled(row: Row, found: dict[str, Any]) -> None:
@@ -54,11 +65,14 @@ def patches_travelled(row: Row, found: dict[str, Any]) -> None:
     the first patch those of the text; the last rank passes on the latents."""
     assert (found["patches"], found["synchronous_steps"]) == (2, 1), "as xDiT sets them where nobody asks"
     sent = [each["collectives"]["c10d::send"] for each in found["by_rank"]]
-    tokens, width, channels = MODELS["tiny"].tokens(row.size), 256, 64
+    tokens = MODELS["tiny"].tokens(row.size)
     assert sent == [
-        {"calls": 2 + 1, "input_bytes": (tokens["image"] + tokens["text"]) * width * 4},
-        {"calls": 2, "input_bytes": tokens["image"] * channels * 4},
+        {"calls": 2 + 1, "input_bytes": (tokens["image"] + tokens["text"]) * WIDTH * 4},
+        {"calls": 2, "input_bytes": tokens["image"] * CHANNELS * 4},
     ]
     told = traffic.communication(row, found, [])
     assert told is not None
     assert (told.calls_per_step, told.sent_bytes_per_step) == (3, sent[0]["input_bytes"])
+
+
+COUNTED = {"xdit-fsdp2": weights_were_gathered, "xdit-pipefusion2": patches_travelled}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from bench.axes.compilation import graphs
@@ -26,15 +27,13 @@ def required(degrees: Degrees, blocks: int, *, rearranged: bool = False) -> dict
     """Operation -> its calls in one step of a transformer of so many blocks, at the least."""
     together = degrees.xdit or _in_one_message(degrees, rearranged)
     exchanges = 2 if together else 4  # queries, keys and values; the result
-    # xDiT asks for the first block's weights before the transformer, and the profile with it, begins.
-    gathered = blocks - 1 if degrees.xdit else blocks
     return {
         name: calls
         for name, calls, needed in (
             (ALL_TO_ALL, exchanges * blocks, degrees.ulysses > 1 or degrees.fsdp > 1),
             (ALL_GATHER, blocks, degrees.ring > 1),  # keys and values together
             (ALL_REDUCE, blocks, degrees.tp > 1),
-            (GATHER_WEIGHTS, gathered, degrees.fsdp > 1),
+            (GATHER_WEIGHTS, blocks, degrees.fsdp > 1),
         )
         if needed
     }
@@ -48,7 +47,7 @@ def _in_one_message(degrees: Degrees, rearranged: bool) -> bool:
 def verify(option: str, degrees: Degrees, session: Session) -> Evidence:
     transformer = session.pipe.transformer
     with _tokens(transformer) as tokens:
-        collectives = collectives_of_step(session)
+        collectives = collectives_of_step(_from_the_first_weights(session) if degrees.fsdp > 1 else session)
     mine = {
         "collectives": {name: found._asdict() for name, found in collectives.items()},
         **tokens,
@@ -108,6 +107,18 @@ def _parameters(transformer: Any) -> dict[str, int]:
         here += local.numel()
         held_bytes += local.numel() * local.element_size()
     return {"parameters": total, "parameters_here": here, "parameter_bytes_here": held_bytes}
+
+
+def _from_the_first_weights(session: Session) -> Session:
+    """FSDP gathers what no block holds, and xDiT the first block too, in a hook that comes before all others;
+    the profile of a step begins in one that comes last. In a request of this session it comes first."""
+
+    def run(**arguments: Any) -> Any:
+        hooks = session.pipe.transformer._forward_pre_hooks
+        hooks.move_to_end(next(reversed(hooks)), last=False)
+        return session.run(**arguments)
+
+    return replace(session, run=run)
 
 
 @contextmanager
