@@ -51,6 +51,7 @@ def ended(**facts: object) -> Ending:
         (ended(log_tail=("OSError: [Errno 28] No space left on device",)), Code.INFRA, "free space"),
         (ended(free_disk_bytes=0), Code.INFRA, "free space"),
         (ended(log_tail=("CUDA driver version is insufficient for",)), Code.INFRA, "nvidia-smi"),
+        (ended(log_tail=("Error 802: system not yet initialized",)), Code.INFRA, "nvidia-fabricmanager"),
         (
             ended(log_tail=("CUDA out of memory, retrying with less", "Segmentation fault")),
             Code.OOM,

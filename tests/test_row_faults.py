@@ -83,6 +83,25 @@ def test_cuda_out_of_memory_is_told_from_a_bug() -> None:
     assert crash.log_tail
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+        "NumCudaDevices() that might have already set an error? Error 802: system not yet initialized",
+        "The NVIDIA driver on your system is too old (found version 12080). Please update your GPU driver",
+        "CUDA error: uncorrectable ECC error encountered",
+    ],
+)
+def test_a_driver_that_fails_under_a_row_is_the_machines_fault_and_ends_it(said: str) -> None:
+    """A crash would stand for ever: it is never tried again."""
+    from bench.runner import judge
+
+    status = judge.status_of(RuntimeError(said))
+    assert status.code is Code.INFRA
+    assert "nvidia-fabricmanager" in status.reason
+    assert judge.ends_row(RuntimeError(said))
+
+
 def test_a_request_that_raises_halfway_counts_nothing_of_its_cell(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -24,21 +24,26 @@ DISK_FULL_BYTES = 1_000_000
 
 ASKED_TO_STOP = frozenset({SIGHUP, SIGINT, SIGTERM})
 
+DRIVER_FAILED = re.compile(
+    r"driver/library version mismatch|driver version is insufficient|NVIDIA driver on your system is too old"
+    r"|Found no NVIDIA driver|system not yet initialized|fallen off the bus|uncorrectable ECC"
+    r"|no CUDA-capable device|CUDA-capable device\(s\) is/are busy",
+    re.IGNORECASE,
+)
+"""As CUDA and torch (c10/cuda/CUDAFunctions.cpp) word it. "System not yet initialized" is 802: GPUs
+behind NVSwitch whose fabric manager does not run, or has not linked them yet."""
+DRIVER_ADVICE = (
+    "the GPU or its driver failed; look at `nvidia-smi`, `dmesg` and, where GPUs are joined by NVSwitch,"
+    " `systemctl status nvidia-fabricmanager`, then run the same command again"
+)
+
 SIGNS: tuple[tuple[Code, re.Pattern[str], str], ...] = (
     (
         Code.INFRA,
         re.compile(r"No space left on device|Errno 28\b|Disk quota exceeded"),
         "the disk is full; free space and run the same command again",
     ),
-    (
-        Code.INFRA,
-        re.compile(
-            r"driver/library version mismatch|driver version is insufficient|fallen off the bus"
-            r"|uncorrectable ECC|no CUDA-capable device|CUDA-capable device\(s\) is/are busy",
-            re.IGNORECASE,
-        ),
-        "the GPU or its driver failed; look at `nvidia-smi` and `dmesg`, then run the same command again",
-    ),
+    (Code.INFRA, DRIVER_FAILED, DRIVER_ADVICE),
     (
         Code.OOM,
         re.compile(

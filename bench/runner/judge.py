@@ -14,6 +14,7 @@ from bench import layout, record, rules, stats
 from bench.axes.option import Counts, NotApplied, Unavailable
 from bench.config import ANOMALIES, TELEMETRY
 from bench.host.gpus import GpuError
+from bench.host.verdict import DRIVER_ADVICE, DRIVER_FAILED
 from bench.matrix import Row
 from bench.record import Anomaly, Code, Status
 from bench.runner import telemetry
@@ -69,7 +70,8 @@ def status_of(error: BaseException) -> Status:
 
 def ends_row(error: Exception) -> bool:
     """Whether what went wrong in one cell would go wrong in every other."""
-    return isinstance(error, (NotApplied, Unavailable, SlowLink, RankLost, Disagrees)) or _is_disk(error)
+    ours = isinstance(error, (NotApplied, Unavailable, SlowLink, RankLost, Disagrees))
+    return ours or _is_disk(error) or _is_driver(error)
 
 
 def _meaning(error: BaseException) -> tuple[Code, str]:
@@ -87,6 +89,8 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
         return Code.OOM, ""
     if _is_disk(error):
         return Code.INFRA, "make room or mend the disk and run the row again"
+    if _is_driver(error):
+        return Code.INFRA, DRIVER_ADVICE
     return Code.CRASHED, f"{_own_log()} holds the whole traceback"
 
 
@@ -109,6 +113,11 @@ def is_memory(error: BaseException) -> bool:
 
 def _is_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+def _is_driver(error: BaseException) -> bool:
+    """Torch raises what CUDA says as a plain RuntimeError, which the row itself lives to tell."""
+    return isinstance(error, RuntimeError) and bool(DRIVER_FAILED.search(str(error)))
 
 
 def _tail(error: BaseException) -> list[str]:
