@@ -17,7 +17,18 @@ from docker_engine import cpu_image, daemon, standin_image
 from bench.cli import main
 from bench.host import leases
 from bench.host.doctor import Finding, Level, examine
-from bench.host.facts import Container, Disk, Docker, Facts, GpuUse, Link, gather, links_of, use_of
+from bench.host.facts import (
+    Container,
+    Disk,
+    Docker,
+    Facts,
+    GpuUse,
+    Link,
+    cuda_error,
+    gather,
+    links_of,
+    use_of,
+)
 from bench.host.gpus import Gpu
 from bench.host.processes import Process
 from bench.images import IMAGES
@@ -29,6 +40,7 @@ TWO_H100 = tuple(GpuUse(Gpu(i, "NVIDIA H100 80GB HBM3", f"GPU-{i}", int(85e9), F
 READY = Facts(
     driver="580.95.05",
     driver_error="",
+    cuda_error="",
     gpus=TWO_H100,
     links=(Link(0, 1, True, True),),
     locked_cuda="13.0.96",
@@ -70,6 +82,12 @@ def gpu(**changes: Any) -> tuple[GpuUse, ...]:
     [
         ({"driver": "570.124.06"}, "problem", "needs 580 or newer", "newer driver"),
         ({"driver_error": "version mismatch"}, "problem", "version mismatch", "nvidia-smi"),
+        (
+            {"cuda_error": "system not yet initialized (802)"},
+            "problem",
+            "CUDA does not begin",
+            "fabricmanager",
+        ),
         ({"driver": None, "gpus": (), "links": ()}, "note", "rows of hardware cpu", "machine with GPUs"),
         ({"gpus": gpu(mig=True)}, "problem", "MIG mode is on", "nvidia-smi -i 0 -mig 0"),
         ({"gpus": gpu(name="NVIDIA H100 PCIe")}, "note", "several models", "CUDA_VISIBLE_DEVICES"),
@@ -147,6 +165,24 @@ def test_nothing_is_wrong_with_a_container_whose_fan_out_lives_or_a_full_disk_th
     running = Container("fluxbench-row-0042", "running", has_owner=True)
     full = (Disk("images", Path("/var/lib/docker"), 0.5), Disk("results", Path("results"), 200))
     assert said(replace(READY, docker=replace(READY.docker, containers=(running,)), disks=full)) == []
+
+
+LIBCUDA = """
+static const char *text = "system not yet initialized";
+int cuInit(unsigned flags) { return RESULT; }
+int cuGetErrorString(int code, const char **found) { *found = text; return code != 802; }
+"""
+
+
+@pytest.mark.parametrize(("result", "said"), [(0, ""), (802, "system not yet initialized (802)")])
+def test_cuda_is_asked_to_begin_and_what_it_says_is_kept(tmp_path: Path, result: int, said: str) -> None:
+    """A library that answers as the driver's would."""
+    source, library = tmp_path / "cuda.c", tmp_path / f"libcuda-{result}.so"
+    source.write_text(LIBCUDA)
+    command = ["cc", "-shared", "-fPIC", f"-DRESULT={result}", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    assert cuda_error(str(library)) == said
+    assert "libnone.so" in cuda_error(str(tmp_path / "libnone.so"))
 
 
 class Unsupported(Exception):

@@ -74,6 +74,12 @@ def driver(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield _ok(f"driver {facts.driver}: {needs}")
+    if facts.cuda_error:
+        yield _problem(
+            f"NVML lists the GPUs, but CUDA does not begin: {facts.cuda_error}",
+            "GPUs joined by NVSwitch want their fabric manager, of the driver's very version: "
+            "`systemctl status nvidia-fabricmanager`; else look at `dmesg`",
+        )
 
 
 def variants(facts: Facts) -> Iterator[Finding]:

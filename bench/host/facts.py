@@ -5,6 +5,7 @@ Nothing here changes anything, and no token is kept: only whether there is one.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -85,6 +86,8 @@ class Facts:
     driver: str | None
     """Version; None where there is no driver."""
     driver_error: str
+    cuda_error: str
+    """What CUDA says when it is asked to begin, though NVML lists GPUs; empty where it begins."""
     gpus: tuple[GpuUse, ...]
     links: tuple[Link, ...]
     locked_cuda: str
@@ -118,6 +121,7 @@ def gather(results: Path, variables: Mapping[str, str]) -> Facts:
     return Facts(
         driver=driver,
         driver_error=error,
+        cuda_error=cuda_error() if gpus else "",
         gpus=gpus,
         links=links,
         locked_cuda=locks.locked_version("base", "nvidia-cuda-runtime"),
@@ -159,6 +163,19 @@ def _gpus(
         return driver, "", tuple(use_of(pynvml, gpu) for gpu in found), tuple(links_of(pynvml, found))
     finally:
         pynvml.nvmlShutdown()
+
+
+def cuda_error(libcuda: str = "libcuda.so.1") -> str:
+    """``system not yet initialized (802)``. Begins CUDA in this process, but takes no memory of a GPU."""
+    try:
+        cuda = ctypes.CDLL(libcuda)
+    except OSError as error:
+        return str(error)
+    if not (code := cuda.cuInit(0)):
+        return ""
+    text = ctypes.c_char_p()
+    cuda.cuGetErrorString(code, ctypes.byref(text))
+    return f"{(text.value or b'unknown').decode()} ({code})"
 
 
 def use_of(nvml: Any, gpu: Gpu) -> GpuUse:
