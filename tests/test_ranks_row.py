@@ -16,6 +16,7 @@ from test_failures import campaign, only_result
 from warm_runner import WarmExecutor, WarmServer
 
 from bench import check, correctness, layout
+from bench.config import SINGLE, Shape
 from bench.host import docker
 from bench.matrix import Row
 from bench.record import Code, Result
@@ -45,7 +46,7 @@ def measured(server: WarmServer, results: Path, parallel: str, **changes: object
 def test_ranks_that_share_a_request_make_one_picture_and_one_result(
     server: WarmServer, tmp_path: Path
 ) -> None:
-    result = measured(server, tmp_path, "ulysses2", cells=((1, 1), (2, 2)))
+    result = measured(server, tmp_path, "ulysses2", cells=(SINGLE, Shape(2, 2)))
     assert result.effective["parallel"]["ranks"] == 2
     for cell in result.cells:
         assert cell.counts["parallel"] == {"identical_on_all_ranks": cell.n}
@@ -76,7 +77,7 @@ def at_once(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_replicas_share_one_queue_and_each_serves_its_part(server: WarmServer, tmp_path: Path) -> None:
-    result = measured(server, tmp_path, "replicas", cells=((1, 1), (4, 1)))
+    result = measured(server, tmp_path, "replicas", cells=(SINGLE, Shape(4, 1)))
     assert len(set(result.effective["parallel"]["devices"])) == 2
     alone, crowd = result.cells
     served = crowd.counts["parallel"]
