@@ -30,7 +30,8 @@ def _apply(ranks: int, session: Session) -> None:
 
 
 def _shard(model: Any, blocks: Iterable[Any], mesh: Any) -> None:
-    """Each block by itself, and what is left of the model as one more."""
+    """Each block by itself, and what is left of the model as one more, which FSDP2 keeps whole on every rank
+    once it has been gathered: a step gathers the blocks alone."""
     from torch.distributed.fsdp import fully_shard
 
     for block in blocks:
