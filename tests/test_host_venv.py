@@ -19,7 +19,7 @@ from bench.host.docker import DockerExecutor
 from bench.host.executors import choose, executor
 from bench.host.local import Job, LocalExecutor
 from bench.host.supervise import Stop, supervise
-from bench.host.venv import VenvExecutor
+from bench.host.venv import VenvError, VenvExecutor, build
 from bench.identity import fingerprint_of, ingredients
 from bench.record import Code, Environment
 from bench.runner.environment import collect
@@ -78,6 +78,19 @@ def test_an_environment_that_is_missing_half_built_or_stale_is_named_with_its_co
     assert "another lock" in (VenvExecutor(venvs).lacks(ROW) or "")
     (venvs / "cpu" / "fluxbench-lock").unlink()
     assert "is not built" in (VenvExecutor(venvs).lacks(ROW) or "")
+
+
+def test_an_environment_is_not_built_from_a_python_that_the_locks_are_not_for(tmp_path: Path) -> None:
+    newer = tmp_path / "python"
+    newer.write_text("#!/bin/sh\necho 3.13\n")
+    newer.chmod(0o755)
+    for python, says in (
+        (newer, "is Python 3.13, .* 3.11 and 3.12; .* --python"),
+        (tmp_path / "no", "answer"),
+    ):
+        with pytest.raises(VenvError, match=says):
+            build("cpu", python=str(python), torch="", say=print, venvs=tmp_path / "venvs")
+    assert not (tmp_path / "venvs").exists(), "nothing was begun"
 
 
 def test_docker_is_chosen_where_a_daemon_answers_else_what_is_built(venvs: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ HEADER = """\
 # input-sha256: {sha256}
 # Written by `make lock`; edit requirements.in instead. Python 3.11 and 3.12, Linux on x86-64.
 """
-OLDEST_PYTHON = "3.11"
+PYTHONS = ("3.11", "3.12")
+"""For which a lock is made, the oldest first; docker/pyproject.toml tells uv the newest."""
 
 
 class LockError(Exception):
@@ -108,7 +109,7 @@ def resolve(image: str, *, upgrade: bool = False, docker: Path = DOCKER) -> str:
     """The lock's lines, by uv. Raises LockError."""
     path = lock_path(image, docker)
     arguments = [
-        *("pip", "compile", "--quiet", "--universal", "--python-version", OLDEST_PYTHON),
+        *("pip", "compile", "--quiet", "--universal", "--python-version", PYTHONS[0]),
         *("--generate-hashes", "--no-header", "--no-annotate"),
         *([] if image == "base" else ["--constraint", str(lock_path("base", docker).relative_to(docker))]),
         *(["--upgrade"] if upgrade else []),

@@ -30,6 +30,7 @@ def python_of(name: str, venvs: Path = VENVS) -> Path:
 
 def build(name: str, *, python: str, torch: str, say: Callable[[str], None], venvs: Path = VENVS) -> None:
     """Makes the environment anew, and imports what it is for. Raises VenvError."""
+    _require_locked(python)
     inside, docker = str(python_of(name, venvs)), locks.DOCKER
     for arguments in (
         [python, "-m", "venv", "--clear", str(venvs / name)],
@@ -39,6 +40,22 @@ def build(name: str, *, python: str, torch: str, say: Callable[[str], None], ven
         say(f"$ {' '.join(arguments)}")
         if subprocess.run(arguments, check=False).returncode:
             raise VenvError(f"environment {name} could not be built; the lines above say why")
+
+
+def _require_locked(python: str) -> None:
+    """For any other Python pip passes over every line of a lock, and calls the empty environment done."""
+    ask = "import sys; print('{}.{}'.format(*sys.version_info))"
+    try:
+        version = subprocess.run(
+            [python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise VenvError(f"{python} does not answer: {error}") from None
+    if version not in locks.PYTHONS:
+        raise VenvError(
+            f"{python} is Python {version}, and the locks are for {' and '.join(locks.PYTHONS)};"
+            " name one with --python"
+        )
 
 
 class VenvExecutor:
