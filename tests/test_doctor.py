@@ -26,6 +26,7 @@ from bench.host.facts import (
     Link,
     cuda_error,
     gather,
+    image_root,
     links_of,
     use_of,
 )
@@ -122,6 +123,12 @@ def gpu(**changes: Any) -> tuple[GpuUse, ...]:
             "accept its licence",
         ),
         ({"weights": {"weights": False}, "licence": "granted"}, "note", "may read", "`fluxbench fetch`"),
+        (
+            {"disks": (Disk("images", Path("c"), 9.0),), "docker": Docker(True, True, True, {"torch": None})},
+            "note",
+            "9 GB free at c",
+            "containerd/config.toml",
+        ),
         ({"disks": (Disk("results", Path("r"), 1.0),)}, "problem", "1 GB free at r", "--results"),
         (
             {
@@ -275,6 +282,21 @@ def test_the_daemon_is_asked_once_for_its_runtimes_and_its_folder(
     assert facts.docker.gives_gpus
     assert ("images", tmp_path) in [(disk.purpose, disk.path) for disk in facts.disks]
     assert asked.read_text().split().count("info") == 1
+
+
+def test_images_are_where_containerd_has_them_once_it_stores_them(tmp_path: Path) -> None:
+    """As `docker info` of Docker 29 says it, and of older ones."""
+    moved = tmp_path / "config.toml"
+    moved.write_text('version = 3\nroot = "/data/containerd"\n')
+    plain = {"DockerRootDir": "/data/docker", "DriverStatus": [["Backing Filesystem", "extfs"]]}
+    system = {"Address": "/run/containerd/containerd.sock"}
+    stored = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]], "Containerd": system}
+    own = {**stored, "Containerd": {"Address": "/var/run/docker/containerd/containerd.sock"}}
+    assert image_root(plain, moved) == Path("/data/docker")
+    assert image_root(plain | stored, moved) == Path("/data/containerd")
+    assert image_root(plain | stored, tmp_path / "none.toml") == Path("/var/lib/containerd")
+    assert image_root(plain | own, moved) == Path("/data/docker")
+    assert image_root({}, moved) is None
 
 
 @pytest.mark.docker

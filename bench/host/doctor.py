@@ -18,6 +18,11 @@ FREE_GB = {"images": 30.0, "weights": 45.0, "results": 5.0}
 """To begin with. Images: one of the GPU images with its base while it is built. Weights: FLUX.1-dev with
 both text encoders is 34 GB (FACTS.md section 2), the ControlNet 7. Results: a campaign's pictures."""
 
+MOVED_BY = {
+    "images": "move Docker's data-root; with containerd's image store `root` in /etc/containerd/config.toml",
+    "weights": "set HF_HUB_CACHE elsewhere",
+}
+
 LEAST_SHARED_MEMORY_GB = 1.0
 """NCCL between processes of one machine; Docker's default of 64 MB is too little."""
 
@@ -233,7 +238,7 @@ def disks(facts: Facts) -> Iterator[Finding]:
         elif disk.purpose == "results":
             yield _problem(f"{free}, less than {wanted:.0f}", "free space, or name another --results")
         else:
-            move = "move Docker's data-root" if disk.purpose == "images" else "set HF_HUB_CACHE elsewhere"
+            move = MOVED_BY[disk.purpose]
             yield _note(f"{free}, less than the {wanted:.0f} that they may take", f"free space, or {move}")
 
 

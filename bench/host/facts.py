@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import sysconfig
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,6 +28,9 @@ from bench.runner.published import published
 
 P2P_READ = 0
 """NVML_P2P_CAPS_INDEX_READ in nvml.h; nvidia-ml-py 13 has a tuple under this name."""
+
+CONTAINERD, CONTAINERD_CONFIG = Path("/var/lib/containerd"), Path("/etc/containerd/config.toml")
+"""Where containerd keeps what it has, and where it is told another place."""
 
 WEIGHTS = {"weights": "transformer", "controlnet": "controlnet"}
 """What ``fluxbench fetch`` calls it -> the component that names its repository"""
@@ -78,7 +82,7 @@ class Docker:
     """Image -> the files that were changed since it was built from them; None where it is not here."""
     containers: tuple[Container, ...] = ()
     root: Path | None = None
-    """Where the daemon keeps images."""
+    """Where images are kept."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,21 @@ def _docker(daemon: Daemon) -> Docker:
         gives_gpus="nvidia" in runtimes or any("nvidia.com" in str(device) for device in devices),
         images={name: image.changed if (image := store.get(name)) else None for name in IMAGES},
         containers=tuple(_containers(daemon)),
-        root=Path(info["DockerRootDir"]) if info.get("DockerRootDir") else None,
+        root=image_root(info),
     )
+
+
+def image_root(info: Mapping[str, Any], config: Path = CONTAINERD_CONFIG) -> Path | None:
+    """``info``: what the daemon says of itself. With containerd's image store, usual from Docker 29 on,
+    images lie in the folder of the machine's containerd, which the daemon's data-root does not move (moby
+    issue 50517), unless the daemon runs a containerd of its own."""
+    own = "docker" in (info.get("Containerd") or {}).get("Address", "")
+    if dict(info.get("DriverStatus") or ()).get("driver-type") == "io.containerd.snapshotter.v1" and not own:
+        try:
+            return Path(tomllib.loads(config.read_text()).get("root", CONTAINERD))
+        except (OSError, tomllib.TOMLDecodeError):
+            return CONTAINERD
+    return Path(info["DockerRootDir"]) if info.get("DockerRootDir") else None
 
 
 def _containers(daemon: Daemon) -> Iterable[Container]:
