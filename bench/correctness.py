@@ -9,7 +9,7 @@ declaration leaves for half precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench import tiny, tryout
 from bench.axes import AXES
 from bench.axes.option import Option
 from bench.axes.parallel import ranks_of
+from bench.covering import Stack
 from bench.matrix import PLAIN, Row
 from bench.record import Strict
 from bench.rules import refusal
@@ -28,6 +29,8 @@ ROUNDING = 1e-4
 """Of float32 over a whole request: thousands of sums in another order."""
 EQUAL = 1e-5
 """Between one process and several ranks, in float32: only sums over ranks have another order."""
+
+PRECISIONS = ("fp32", "bf16")
 
 Case = tuple[str, str, Row]
 """(axis, option, row)"""
@@ -58,10 +61,17 @@ def rows(hardware: str, task: str, control: str) -> Iterator[tuple[str, str, Row
         for option in options:
             if needs_ranks(axis, option) or (axis != "precision" and option == PLAIN[axis]):
                 continue
-            asked = (option,) if axis == "precision" else ("fp32", "bf16")
-            stacks = [{"precision": precision, **PLAIN, axis: option} for precision in asked]
-            tried = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
-            yield axis, option, next((row for row in tried if not refusal(row)), tried[-1])
+            asked = (option,) if axis == "precision" else PRECISIONS
+            yield axis, option, row_of(hardware, {**PLAIN, axis: option}, task, control, asked)
+
+
+def row_of(
+    hardware: str, stack: Stack, task: str, control: str, precisions: Sequence[str] = PRECISIONS
+) -> Row:
+    """In the first of the precisions in which no rule refuses it; else in the last."""
+    stacks = ({**stack, "precision": precision} for precision in precisions)
+    tried = [tryout.tiny_row(hardware, each, task, control, tiny.STEPS) for each in stacks]
+    return next((row for row in tried if not refusal(row)), tried[-1])
 
 
 def compare(case: Case) -> Compared:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import correctness, tiny, tryout
+from bench import correctness, tryout
 from bench.axes import AXES
 from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.correctness import Case, Compared, needs_ranks
@@ -41,8 +41,6 @@ LOGS = "logs"
 FIRST_DEATH = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 END_SECONDS = 10.0
 """For what was killed to be gone."""
-ENDED: dict[str, tryout.Ended] = {"Unavailable": "unavailable", "NotApplied": "not_applied"}
-"""What a rank raised -> how the case ended."""
 
 
 def cases(hardware: str, ranks: int) -> Iterator[Case]:
@@ -75,9 +73,7 @@ def _stack(option: str, degrees: Degrees) -> dict[str, str]:
 def _of_use_cases(hardware: str, axis: str, changes: dict[str, str]) -> Iterator[Case]:
     for task in TASKS:
         for control in CORE_CONTROLS:
-            stacks = [{**BASELINE, **changes, "precision": precision} for precision in ("fp32", "bf16")]
-            rows = [tryout.tiny_row(hardware, stack, task, control, tiny.STEPS) for stack in stacks]
-            yield axis, changes[axis], next((row for row in rows if not refusal(row)), rows[-1])
+            yield axis, changes[axis], correctness.row_of(hardware, {**BASELINE, **changes}, task, control)
 
 
 def compare(cases: Sequence[Case], ranks: int, seconds_a_case: float) -> Generator[Compared, None, None]:
@@ -137,7 +133,7 @@ def _lost(case: Case, folder: Path, waited_seconds: float | None) -> Compared:
     reason = " | ".join(failed) or _death(folder)
     if waited_seconds is not None:
         return correctness.compared(case, "timeout", f"no answer in {waited_seconds:g} s; {reason}")
-    verdicts = {ENDED[kind] for text in failed if (kind := text.split(": ")[1]) in ENDED}
+    verdicts = {tryout.RAISED[kind] for text in failed if (kind := text.split(": ")[1]) in tryout.RAISED}
     return correctness.compared(case, verdicts.pop() if len(verdicts) == 1 else "error", reason)
 
 

@@ -36,8 +36,7 @@ def main(asked: Path, folder: Path) -> None:
             if rank == 0:
                 write_atomically(folder / f"{number}.json", found.model_dump_json())
     except BaseException as error:
-        told = " ".join(f"rank {rank}: {type(error).__name__}: {error}".split())
-        (folder / f"rank{rank}.txt").write_text(told[:400])
+        (folder / f"rank{rank}.txt").write_text(f"rank {rank}: {tryout.told(error)}")
         raise
     dist.barrier()
     os._exit(0)  # gloo's threads may outlive the interpreter's end, which then aborts

@@ -34,6 +34,8 @@ STEPS = 8
 """Enough for a cache to skip one."""
 
 Ended = Literal["refused", "constructed", "unavailable", "not_applied", "error", "timeout"]
+RAISED: dict[str, Ended] = {Unavailable.__name__: "unavailable", NotApplied.__name__: "not_applied"}
+"""What was raised -> how the work ended; whatever else it was, in an error."""
 
 
 class Tried(Strict):
@@ -119,9 +121,13 @@ def attempt(work: Callable[[], object], *, capture: bool = False) -> tuple[Ended
         with as_in_a_fresh_process(), captured_only() if capture else nullcontext():
             work()
     except Exception as error:
-        kinds: dict[type[Exception], Ended] = {Unavailable: "unavailable", NotApplied: "not_applied"}
-        return kinds.get(type(error), "error"), " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        return RAISED.get(type(error).__name__, "error"), told(error)
     return "constructed", ""
+
+
+def told(error: BaseException) -> str:
+    """In one line, the kind first."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bench import identity, tryout
 from bench.axes import AXES
 from bench.axes.option import Session, Unavailable
 from bench.axes.quantization import census, gguf_file, layers, with_gguf
-from bench.commands.gguf import NOISE
+from bench.commands.noise import NOISE
 from bench.matrix import Row
 
 TYPES = ("Q8_0", "Q5_1", "Q4_1", "Q4_0")

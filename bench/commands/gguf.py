@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.noise import leave_out
 from bench.flux import MODELS, SOURCES
 
 if TYPE_CHECKING:
     from bench.matrix import Row
 
 COMPONENTS = {"transformer": "transformer", "t5": "text_encoder_2"}
-NOISE = {
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
-    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
-    "torch.utils._pytree": "is an Enum subclass",
-    "torchao": "Failed to load ",
-    "transformers.utils.import_utils": "requires torchvision (not installed)",
-}
-"""Logger -> words of its warning that says nothing of a GGUF file: packages look for each other."""
 
 
 @click.command()
@@ -54,18 +46,13 @@ def gguf(quant_type: str, component: str, whole: bool, output: Path | None, **so
 
     if whole and output is None:
         raise click.UsageError("--whole makes a file for other programs: say where with --output")
-    for name in NOISE:
-        logging.getLogger(name).addFilter(_is_news)
+    leave_out()
     try:
         path, written = _write(quant_type.upper(), COMPONENTS[component], whole, output, **source)
     except Unavailable as error:
         raise click.ClickException(str(error)) from None
     state = "written" if written else "already there"
     click.echo(f"{path} {state}, {path.stat().st_size / 1e9:.2f} GB")
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return NOISE[record.name] not in record.getMessage()
 
 
 def _write(

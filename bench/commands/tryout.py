@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.noise import leave_out
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -167,6 +169,7 @@ def _prepare(hardware: str) -> None:
     if missing:
         raise click.BadParameter(missing, param_hint="--hardware")
     compiler.use_cache(row.gpu or "cpu", None)
+    leave_out()
     for library in ("diffusers", "transformers"):
         logging = import_module(f"{library}.utils.logging")
         logging.disable_progress_bar()
