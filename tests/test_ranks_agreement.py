@@ -82,7 +82,9 @@ def test_what_is_not_finite_on_any_rank_is_no_picture(error: float) -> None:
 
 
 def test_within_its_tolerance_nothing_is_raised() -> None:
-    agreement.require(row(), Agreement(steps=4, latent_relative_error=0.02, tolerance=0.02))
+    found = Agreement(steps=4, latent_relative_error=0.02, tolerance=0.02)
+    agreement.require(row(), found)
+    assert found.outside() == {}
 
 
 def test_only_axes_applied_after_one_has_painted_may_differ() -> None:
