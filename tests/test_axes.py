@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bench import tryout
-from bench.axes import AXES
+from bench.axes import AXES, require
 from bench.axes.attention import backends
 from bench.axes.option import NotApplied, Option, Session, Unavailable
-from bench.matrix import AXIS_NAMES, Row
+from bench.matrix import AXIS_NAMES, BASELINE, Row
 
 MakeSession = Callable[..., Session]
 
@@ -257,11 +257,16 @@ def test_attention_whose_kernel_is_another_is_not_applied(
         chosen.verify(session)
 
 
-def test_attention_cudnn_without_a_gpu_is_unavailable_and_says_what_to_do(
-    make_row: Callable[..., Row],
+@pytest.mark.parametrize(
+    ("axis", "option"), [(axis, id) for axis in AXES for id, option in AXES[axis].items() if option.needs_gpu]
+)
+def test_an_option_of_gpus_is_unavailable_on_a_cpu_by_name_and_with_what_to_use_there(
+    make_row: Callable[..., Row], axis: str, option: str
 ) -> None:
-    with pytest.raises(Unavailable, match=r"row 1 .*attention cudnn needs an NVIDIA GPU.*use attention sdpa"):
-        AXES["attention"]["cudnn"].require(make_row(attention="cudnn"), "cpu")
+    needs = f"{axis} {option} needs an NVIDIA GPU and this row runs on the CPU"
+    says = rf"row 1 .*: {needs}; .*or use {axis} {BASELINE[axis]} there"
+    with pytest.raises(Unavailable, match=says):
+        require(make_row(**{axis: option}), "cpu")
 
 
 def test_vae_full_decodes_the_whole_image_at_once(make_session: MakeSession) -> None:

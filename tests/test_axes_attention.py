@@ -153,12 +153,6 @@ def test_a_kernels_name_proves_its_own_option_and_no_other(option: str) -> None:
     backends.require_calls(option, 57, pattern, {NAMES[option]: 114}, at_least=True)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_without_a_gpu_the_option_is_unavailable(option: str) -> None:
-    with pytest.raises(Unavailable, match=rf"attention {option} needs an NVIDIA GPU .*use attention sdpa"):
-        AXES["attention"][option].require(gpu_row(option), "cpu")
-
-
 @pytest.mark.parametrize(
     ("option", "command"),
     [

@@ -376,12 +376,6 @@ def test_what_an_unavailable_option_tells_to_install_is_what_this_project_instal
     assert sorted(pinned) == sorted(package.requirement for package in PACKAGES)
 
 
-@pytest.mark.parametrize("id", sorted(GPU_ONLY))
-def test_an_option_of_gpus_is_unavailable_on_a_cpu(make_row: Callable[..., Row], id: str) -> None:
-    with pytest.raises(Unavailable, match=rf"quantization {id} needs an NVIDIA GPU"):
-        AXES["quantization"][id].require(make_row(quantization=id), "cpu")
-
-
 @pytest.mark.parametrize("id", ["torchao-fp8dq-row", "torchao-fp8dq-tensor", "scaledmm-fp8-row"])
 def test_fp8_arithmetic_is_unavailable_on_an_a100(
     make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, id: str

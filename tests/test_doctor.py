@@ -33,6 +33,7 @@ from bench.host.facts import (
 from bench.host.gpus import Gpu
 from bench.host.processes import Process
 from bench.images import IMAGES
+from bench.runner.published import published
 
 __all__ = ["cpu_image", "daemon", "standin_image"]  # fixtures
 
@@ -282,6 +283,25 @@ def test_the_daemon_is_asked_once_for_its_runtimes_and_its_folder(
     assert facts.docker.gives_gpus
     assert ("images", tmp_path) in [(disk.purpose, disk.path) for disk in facts.disks]
     assert asked.read_text().split().count("info") == 1
+
+
+def test_weights_whose_fetching_was_cut_off_are_not_there(tmp_path: Path) -> None:
+    """The client lists a repository's files before it fetches the first."""
+    from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+
+    source = published("transformer")
+    repository = tmp_path / f"models--{source.repository.replace('/', '--')}"
+    fetched = repository / "snapshots" / source.revision
+    weights = fetched / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    (fetched / "model_index.json").write_text("{}")
+    listed = ["model_index.json", "vae/diffusion_pytorch_model.safetensors", "flux1-dev.safetensors"]
+    write_tree_cache(
+        str(repository), source.revision, {name: TreeCacheEntry(size=1, blob_id="b" * 40) for name in listed}
+    )
+    assert not gather(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}).weights["weights"]
+    weights.write_bytes(b"1")
+    assert gather(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}).weights["weights"]
 
 
 def test_images_are_where_containerd_has_them_once_it_stores_them(tmp_path: Path) -> None:

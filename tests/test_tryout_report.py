@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from bench import tryout
-from bench.axes import AXES
+from bench.axes import require
 from bench.axes.option import Unavailable
 from bench.matrix import REFERENCE
 from bench.tryout import Tried
@@ -33,7 +33,7 @@ def unavailable(said: str, **changes: str) -> Tried:
 )
 def test_what_an_option_itself_raises_is_said_without_row_option_and_remedy(axis: str, option: str) -> None:
     row = tryout.tiny_row("h100x1", {**REFERENCE, axis: option})
-    ended, reason = tryout.attempt(lambda: AXES[axis][option].require(row, "cpu"))
+    ended, reason = tryout.attempt(lambda: require(row, "cpu"))
     tried = Tried(stack=row.stack, ended=ended, reason=reason)
     assert lacking(tried, option=(axis, option)) == "needs an NVIDIA GPU and this row runs on the CPU"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.axes import attention, cache, compilation, parallel, precision, quantization, text_encoder, vae
-from bench.axes.option import Option
+from bench.axes.option import Option, Unavailable
 
 if TYPE_CHECKING:
     from bench.matrix import Row
@@ -35,7 +35,13 @@ and compilation sees everything that the other axes changed."""
 def require(row: Row, device: str) -> None:
     """Raises Unavailable for the first of the row's options that this machine lacks something for."""
     for axis, option in row.stack.items():
-        AXES[axis][option].require(row, device)
+        declared = AXES[axis][option]
+        if declared.needs_gpu and device == "cpu":
+            raise Unavailable(
+                f"{row.label}: {axis} {option} needs an NVIDIA GPU and this row runs on the CPU;"
+                f" give it a row with hardware h100x1, or use {axis} {next(iter(AXES[axis]))} there"
+            )
+        declared.require(row, device)
 
 
 EVIDENCE = {

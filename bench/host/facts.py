@@ -24,7 +24,7 @@ from bench.host.processes import Process
 from bench.host.venv import VENVS
 from bench.identity import lock_in
 from bench.images import IMAGES
-from bench.runner.published import published
+from bench.runner.published import NOT_FETCHED, published
 
 P2P_READ = 0
 """NVML_P2P_CAPS_INDEX_READ in nvml.h; nvidia-ml-py 13 has a tuple under this name."""
@@ -272,9 +272,26 @@ def _free_gb(path: Path) -> float | None:
 
 
 def _is_cached(hub: Path, component: str) -> bool:
+    """Whole, as far as the hub's client knows which files there are; where this Python has no client, whether
+    fetching has begun."""
     source = published(component)
-    folder = hub / f"models--{source.repository.replace('/', '--')}" / "snapshots" / source.revision
-    return folder.is_dir()
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        folder = hub / f"models--{source.repository.replace('/', '--')}" / "snapshots" / source.revision
+        return folder.is_dir()
+    try:
+        snapshot_download(
+            source.repository,
+            revision=source.revision,
+            cache_dir=hub,
+            ignore_patterns=list(NOT_FETCHED),
+            local_files_only=True,
+        )
+    except LocalEntryNotFoundError:
+        return False
+    return True
 
 
 def _licence(token: str) -> Licence:

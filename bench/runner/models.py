@@ -20,7 +20,7 @@ from bench.flux import check_weights
 from bench.matrix import Row
 from bench.record import Weights
 from bench.runner import synthetic
-from bench.runner.published import Published, published
+from bench.runner.published import NOT_FETCHED, Published, published
 
 PIPELINES = {
     ("txt2img", False): "FluxPipeline",
@@ -165,8 +165,7 @@ def snapshot(label: str, source: Published) -> Path:
         source.repository,
         revision=source.revision,
         cache_dir=os.environ.get("HF_HUB_CACHE"),
-        # FLUX.1-dev's repository also holds the same weights once more as single files.
-        ignore_patterns=["flux1-*.safetensors", "ae.safetensors", "*.jpg", "images/*"],
+        ignore_patterns=list(NOT_FETCHED),
     )
     try:
         return Path(fetch(local_files_only=True))

@@ -14,6 +14,10 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "published"
 
+NOT_FETCHED = ("flux1-*.safetensors", "ae.safetensors", "*.jpg", "images/*")
+"""Files of these repositories that nothing here reads: FLUX.1-dev's holds its weights once more as single
+files."""
+
 TRANSFORMER_PARAMETERS = 11_901_408_320
 """FLUX.1-dev's; a config that builds another number is not FLUX.1-dev's."""
 

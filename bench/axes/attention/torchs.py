@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.axes.attention import backends
-from bench.axes.option import Evidence, NotApplied, Option, Session, Unavailable
+from bench.axes.option import Evidence, NotApplied, Option, Session
 from bench.axes.profiles import profile_step
-
-if TYPE_CHECKING:
-    from bench.matrix import Row
 
 _BACKENDS = {"sdpa": "native", "cudnn": "_native_cudnn", "native-flash": "_native_flash"}
 _OPERATIONS = {
@@ -20,14 +17,6 @@ _OPERATIONS = {
     "native-flash": re.compile(r"^aten::_scaled_dot_product_flash_attention(_for_cpu)?$"),
 }
 """What the profile must show. SDPA chooses among several; which one it took is part of its evidence."""
-
-
-def _require_gpu(row: Row, device: str) -> None:
-    if device == "cpu":
-        raise Unavailable(
-            f"{row.label}: attention cudnn needs an NVIDIA GPU and this row runs on the CPU;"
-            " use attention sdpa or native-flash there"
-        )
 
 
 def _apply(option: str, session: Session) -> None:
@@ -60,7 +49,6 @@ OPTIONS = (
     _option(
         "cudnn",
         "cuDNN attention",
-        require=_require_gpu,
         needs_gpu=True,
         gpu_precisions=frozenset({"fp16", "bf16"}),
         exact=True,

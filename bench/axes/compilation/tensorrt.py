@@ -29,11 +29,6 @@ _PRODUCT = re.compile(
 
 
 def _require(row: Row, device: str) -> None:
-    if device == "cpu":
-        raise Unavailable(
-            f"{row.label}: compilation tensorrt needs an NVIDIA GPU and this row runs on the CPU;"
-            " use compilation inductor there"
-        )
     needs = f"{row.label}: compilation tensorrt needs torch-tensorrt"
     if find_spec("torch_tensorrt") is None:
         raise Unavailable(f"{needs}, which is not installed; {_INSTALL}")

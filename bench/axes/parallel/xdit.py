@@ -42,10 +42,6 @@ def _apply(degrees: Degrees, session: Session) -> None:
 
 def _require(option: str, ranks: int, row: Row, device: str) -> None:
     label = f"{row.label}: parallel {option}"
-    if device == "cpu":
-        raise Unavailable(
-            f"{label} needs NVIDIA GPUs and this row runs on the CPU; use ulyssesN or ringN there"
-        )
     try:
         import xfuser  # noqa: F401
     except (ImportError, NotImplementedError) as error:  # the latter where it sees no accelerator

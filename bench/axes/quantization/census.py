@@ -50,11 +50,11 @@ def form(linear: Any) -> Form:
 
     cls, weight = type(linear), _part_here(linear.weight)
     package = "" if cls is torch.nn.Linear else f"{cls.__module__.partition('.')[0]}."
-    wraps = type(weight) not in (torch.Tensor, torch.nn.Parameter)
+    subclass = type(weight) not in (torch.Tensor, torch.nn.Parameter)
     largest = max(leaves(weight), key=lambda leaf: leaf.numel())
     return Form(
         package + cls.__name__,
-        type(weight).__name__ if wraps else "",
+        type(weight).__name__ if subclass else "",
         str(largest.dtype).removeprefix("torch."),
         ", ".join(_said(linear, weight)),
     )

@@ -130,7 +130,7 @@ def option(
         id,
         title,
         verify=partial(_verify, id, target, method.form),
-        require=partial(_require, f"{target.axis} {id}", package, also, needs_gpu, needs_sm),
+        require=partial(_require, f"{target.axis} {id}", package, also, needs_sm),
         apply=partial(_apply, id, target, misfit, method.convert),
         needs_gpu=needs_gpu,
         needs_sm=needs_sm,
@@ -142,7 +142,6 @@ def _require(
     option: str,
     package: Package | None,
     also: Callable[[str], None],
-    needs_gpu: bool,
     needs_sm: int,
     row: Row,
     device: str,
@@ -158,10 +157,6 @@ def _require(
             ) from error
     also(label)
     if device == "cpu":
-        if needs_gpu:
-            raise Unavailable(
-                f"{label} needs an NVIDIA GPU and the row runs on the CPU; give it a row with hardware h100x1"
-            )
         return
     import torch
 
