@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +37,7 @@ _processes = click.option(
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Work in so many at once; a GPU is shared, and every one imports torch.",
+    help="Work in so many at once: they share the GPU and the processors, and every one imports torch.",
 )
 _only = click.option(
     "--only",
@@ -203,8 +207,12 @@ def _each(work: Callable[[Any], Any], todo: _Todo, processes: int, hardware: str
     if processes == 1:
         yield from map(work, todo)
         return
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
     # Not forked: CUDA does not survive that.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _prepare, (hardware,)) as pool:
+    with (
+        ProcessPoolExecutor(processes, get_context("spawn"), _prepare_one, (hardware, threads)) as pool,
+        _killed_when_cut_off(),
+    ):
         left = iter(todo)
         running = {pool.submit(work, item) for item in islice(left, processes)}
         while running:
@@ -212,6 +220,29 @@ def _each(work: Callable[[Any], Any], todo: _Todo, processes: int, hardware: str
             running |= {pool.submit(work, item) for item in islice(left, len(done))}
             for each in done:
                 yield each.result()
+
+
+def _prepare_one(hardware: str, threads: int) -> None:
+    """Of several processes, which share the processors out: threads of torch and compiling processes of
+    inductor, each as many as there are processors, wait actively for one another."""
+    for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+    _prepare(hardware)
+
+
+@contextmanager
+def _killed_when_cut_off() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the processes that work for this one, too: they would wait for it for ever, and
+    slow down whatever is measured next."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    except BaseException:
+        for process in active_children():
+            process.kill()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_down(answers: Iterable[Any], todo: _Todo, found: Any, out: Path | None) -> None:
