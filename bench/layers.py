@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.matrix import REFERENCE
+
 Stack = dict[str, str]
 """axis -> option"""
 
@@ -209,3 +211,16 @@ _YOUR_FILE = "your own GGUF file alone, K-quants too: FLUXBENCH_GGUF_FILE names 
 CALLERS_GPU_LAYERS = (Layer("quantization", "gguf-file", _YOUR_FILE, tier="extended"),)
 CALLERS_CPU_LAYERS = (Layer("quantization", "gguf-file", _YOUR_FILE, on="fp32", tier="extended"),)
 """Of files that only the caller has."""
+
+PICTURE_LAYERS = tuple(
+    layer
+    for layer in (*LAYERS, *GPU_LAYERS, *LATER_GPU_LAYERS)
+    if layer.on == REFERENCE["precision"] and layer.option not in _REPLAYS
+)
+PICTURE_COMBINATIONS = tuple(
+    combination
+    for combination in (*COMBINATIONS, *LATER_COMBINATIONS)
+    if combination.changes.get("cache") not in _REPLAYS
+)
+"""What may move pictures, for the tiny model on a GPU: there random weights have speed and no pictures, and
+real ones are gated."""

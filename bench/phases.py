@@ -24,6 +24,8 @@ from bench.layers import (
     LATER_CPU_LAYERS,
     LATER_GPU_LAYERS,
     LAYERS,
+    PICTURE_COMBINATIONS,
+    PICTURE_LAYERS,
     Combination,
     Layer,
     Stack,
@@ -49,7 +51,8 @@ ALL_HARDWARE = sorted(
     key=lambda hardware: (gpus_of(hardware)[0] or "", gpus_of(hardware)[1]),
 )
 """Whatever has rows: the CPU, then GPU by GPU, from one to many."""
-WORKLOADS = {"cpu": ("tiny", tiny.SIZE, tiny.STEPS)}
+TINY_WORKLOAD = ("tiny", tiny.SIZE, tiny.STEPS)
+WORKLOADS = {"cpu": TINY_WORKLOAD}
 """hardware -> (model, size, steps) where it is not the usual one."""
 USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
 
@@ -112,6 +115,7 @@ def declared() -> Iterator[Declared]:
     yield from _rearranged_on_nodes()
     yield from _alone((*product(ONE_GPU, CALLERS_GPU_LAYERS), *product(["cpu"], CALLERS_CPU_LAYERS)))
     yield from _same_stacks_on_nodes()
+    yield from _pictures()
 
 
 def _one_gpu(gpu: str) -> Iterator[Declared]:
@@ -165,6 +169,21 @@ def _same_stacks_on_nodes() -> Iterator[Declared]:
         txt2img = _place(hardware, TEXT_TO_IMAGE)
         yield from _descend(txt2img, several_gpus.same_stack_controls(fp8=True))
         yield from _descend(large, several_gpus.same_stack_controls(fp8=False))
+
+
+def _pictures() -> Iterator[Declared]:
+    """What one GPU's kernels paint, on a model small enough to come with this project. None is core: who asks
+    for a GPU's rows asks for speed."""
+    for hardware in ONE_GPU:
+        place = (hardware, *map(str, TINY_WORKLOAD), *TEXT_TO_IMAGE)
+        yield _declare(place, REFERENCE, None, "the reference of a GPU's pictures", tier="extended")
+        for layer in PICTURE_LAYERS:
+            stack = REFERENCE | {layer.axis: layer.option}
+            yield _declare(place, stack, REFERENCE, f"pictures: {layer.why}", tier="extended")
+        for combination in PICTURE_COMBINATIONS:
+            stack = REFERENCE | combination.changes
+            parent = stack | {combination.added: REFERENCE[combination.added]}
+            yield _declare(place, stack, parent, f"pictures: {combination.why}", tier="extended")
 
 
 def _descend(place: tuple[str, ...], steps: Iterable[several_gpus.Step]) -> Iterator[Declared]:

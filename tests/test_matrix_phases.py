@@ -84,6 +84,7 @@ def test_all_of_phase_one_stands_in_the_matrix() -> None:
         for row in DECLARED
         if phases.phase_of(row) == 1 and row.hardware in phases.HARDWARE
         if row.precision != "tf32" and row.steps == 28 and row.size != several_gpus.LARGE
+        if row.gpu is None or row.model != "tiny"
     ]
     places = Counter((row.hardware, row.precision, row.use_case) for row in baseline)
     assert set(places.values()) == {1}
@@ -91,6 +92,25 @@ def test_all_of_phase_one_stands_in_the_matrix() -> None:
     for row in baseline:
         workload = (row.model, row.size, row.steps)
         assert workload == (("tiny", 128, 28) if row.hardware == "cpu" else ("flux.1-dev", 1024, 28))
+
+
+def test_whatever_an_h100_computes_otherwise_is_painted_there_by_the_tiny_model_too() -> None:
+    """But replays, which real weights have no use for, and a file that only its owner has."""
+    painted = [row for row in DECLARED if row.hardware == "h100x1" and row.model == "tiny"]
+    alone = {(axis, row.stack[axis]) for row in painted for axis in layers(row.stack)} - {
+        ("precision", "bf16")
+    }
+    options = {(axis, option) for axis in PLAIN for option in AXES[axis] if option != PLAIN[axis]}
+    skipped = {("cache", "replay-50"), ("cache", "replay-65"), ("quantization", "gguf-file")}
+    ranks = {(axis, option) for axis, option in options if axis == "parallel"} | {("vae", "parallel")}
+    assert alone == options - skipped - ranks
+    fast = REFERENCE | {
+        "quantization": "scaledmm-fp8-row",
+        "attention": "flash3",
+        "compilation": "inductor-graphs",
+    }
+    assert fast in [row.stack for row in painted]
+    assert {row.tier for row in painted} == {"extended"}
 
 
 @pytest.mark.parametrize("hardware", phases.HARDWARE)

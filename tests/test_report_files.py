@@ -10,21 +10,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from fake_attempts import write_attempt
-from fakes import fake_cell, fake_result, fake_row
+from fakes import fake_result, fake_row
+from report_tree import command, tree
 
 from bench import config, identity, layout
-from bench.axes import AXES
 from bench.cli import main
-from bench.matrix import REFERENCE
 from bench.quality import FILE
 from bench.record import Code
 from bench.report import timeline
 from bench.report.load import load
 from bench.report.samples import STACKS
-from bench.tryout import Tried
-from bench.tryout_report import Constructed
+
+__all__ = ["tree"]  # a fixture
 
 KERNELS = ("cudnn", "native-flash", "flash2")
 REPOSITORY = Path(__file__).parent.parent
@@ -32,32 +31,6 @@ PLAN_HEADING = (
     "| Concurrent Users | Images | p25 (s) | p50 (s) | p90 (s) | p99 (s) | Avg (s) "
     "| GPU Util (%) | Memory Usage (GB) |"
 )
-
-
-def command(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reference and a compiled row in two use cases, and a baseline that ran out of memory."""
-    results = tmp_path_factory.mktemp("results")
-    for number, (task, control) in enumerate((("txt2img", "none"), ("txt2img", "canny"))):
-        first = 10 * number
-        reference = fake_row(row=str(first + 2), task=task, control=control, parent=str(first + 1))
-        compiled = reference.model_copy(
-            update={"row": str(first + 4), "compilation": "inductor", "parent": reference.row}
-        )
-        baseline = fake_row(row=str(first + 1), task=task, control=control, precision="fp32")
-        for seed in (1, 2):
-            write_attempt(results, fake_result(reference, seed=seed, minutes=seed))
-            write_attempt(results, fake_result(compiled, seed=seed, minutes=seed, median_seconds=3.9))
-        cells = [
-            fake_cell(1, 1, n=3, median_seconds=38.0),
-            fake_cell(1, 4, code=Code.OOM, reason="CUDA out of memory <script>"),
-        ]
-        write_attempt(results, fake_result(baseline, cells=cells, budget="probe"))
-    return results
 
 
 @pytest.fixture(scope="module")
@@ -275,132 +248,8 @@ def test_broken_telemetry_is_named_in_the_page_and_stops_nothing(tmp_path: Path)
     )
 
 
-def test_readme_tables_are_renewed_between_their_markers(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- fluxbench: fastest -->\nold\n<!-- /fluxbench -->\nafter\n")
-    assert command(tree, "--readme", "--check").exit_code == 1
-    assert command(tree, "--readme").exit_code == 0
-    text = readme.read_text()
-    assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
-    assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
-    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 4 | 2 | 3.9" in text, (
-        "row 4"
-    )
-    assert "old" not in text
-    assert command(tree, "--readme", "--check").exit_code == 0
-
-
-def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- fluxbench: options -->\n<!-- /fluxbench -->\n")
-    assert command(tree, "--readme").exit_code == 0
-    lines = {line.split("|")[1].strip(): line for line in readme.read_text().splitlines() if "|" in line}
-    assert "| H100 | 4 | 3.9" in lines["`inductor`"], "row 4"
-    assert "against" in lines["`inductor`"]
-    assert "× " in lines["`inductor`"], "a speed-up with its verdict"
-    assert "| not run yet | – | – | – | – |" in lines["`flash3`"]
-    listed = {f"`{option}`" for options in AXES.values() for option in options if option != "none"}
-    assert listed <= set(lines)
-
-
-def test_the_options_of_readme_say_of_one_that_only_failed_how_and_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = fake_row(hardware="h200x2", parallel="xdit-pipefusion2")
-    write_attempt(tmp_path / "results", fake_result(row, code=Code.CRASHED))
-    lines = readme_block(tmp_path / "results", "options", tmp_path, monkeypatch)
-    (line,) = (line for line in lines if "`xdit-pipefusion2`" in line)
-    assert "| crashed on H200 |" in line
-
-
-def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.chdir(folder)
-    (folder / "README.md").write_text(f"<!-- fluxbench: {name} -->\n<!-- /fluxbench -->\n")
-    assert command(results, "--readme").exit_code == 0
-    return [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("|")]
-
-
-def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    constructed = Constructed(
-        hardware="h100x1",
-        packages={},
-        stacks=[
-            Tried(stack={**REFERENCE, "attention": "flash3"}, ended="constructed"),
-            Tried(
-                stack={**REFERENCE, "attention": "flash2"},
-                ended="unavailable",
-                reason=(
-                    "Unavailable: row 1 (bf16+flash2 on h100x1, txt2img): attention flash2 needs flash-attn;"
-                    " pip install it"
-                ),
-            ),
-        ],
-    )
-    constructed.write(tmp_path / "constructed" / "h100x1.json")
-    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
-    (flash3,) = (line for line in lines if line.startswith("| `flash3`"))
-    (flash2,) = (line for line in lines if line.startswith("| `flash2`"))
-    assert "| H100 (tiny model) |" in flash3
-    assert "| not on H100: needs flash-attn |" in flash2
-
-
 def test_a_broken_file_of_constructed_stacks_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "constructed" / "h100x1.json"
     broken.parent.mkdir()
     broken.write_text("{}")
     assert "left out: constructed/h100x1.json" in command(tmp_path).output
-
-
-def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reference = fake_row(row="2")
-    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor", "attention": "cudnn"})
-    replayed = compiled.model_copy(update={"row": "5", "cache": "replay-65"})
-    for row, seconds in ((reference, 5.2), (compiled, 3.9), (replayed, 1.7)):
-        write_attempt(tmp_path, fake_result(row, median_seconds=seconds))
-    _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
-    assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
-    assert "(speed only: skips by schedule)" in combinations[0]
-    *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
-    assert "| bf16 + cudnn + inductor |" in fastest
-
-
-def test_a_marker_of_no_table_is_an_error_with_its_line(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("one\n\n<!-- fluxbench: slowest -->\n<!-- /fluxbench -->\n")
-    done = command(tree, "--readme")
-    assert done.exit_code == 1
-    assert "line 3: no table 'slowest'; there are: fastest, options" in done.output
-
-
-def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    committed = REPOSITORY / "results"
-    done = command(committed if committed.exists() else tmp_path, "--readme", "--check")
-    assert done.exit_code == 0, done.output
-
-
-def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_an_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reference = fake_row(row="2")
-    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor"})
-    for row in (reference, compiled):
-        write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=40))  # the reference once
-        for minutes in (0, 30):
-            write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=8, host=1, minutes=minutes))
-    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
-    (line,) = (line for line in lines if line.startswith("| `inductor`"))
-    assert "n=16 against 16" in line
-    assert "(CI " in line

@@ -92,29 +92,42 @@ def _line(report: Report, axis: str, option: Option) -> Line:
 
 def _ran_on(report: Report, axis: str, option: str) -> list[str]:
     """Kinds of machine with numbers of a stack that holds the option; then those where every such stack
-    failed, and how the last did; then those where one was built and verified on the tiny model, or where it
-    cannot be had."""
+    failed, and how the last did; then those where the tiny model alone had it, or where it cannot be had."""
     attempted = [
         (page.title.rpartition(" ")[2], each)
         for page in report.pages
         for each in page.measurements
         if each.row.stack[axis] == option
     ]
-    measured = {machine for machine, each in attempted if each.cells}
-    failed = {machine: each.latest.status.code for machine, each in attempted if machine not in measured}
-    tried = (_tried(constructed, axis, option) for constructed in report.constructed)
+    measured = {machine for machine, each in attempted if each.cells and not _is_tiny_on_gpu(each)}
+    failed = {
+        machine: each.latest.status.code
+        for machine, each in attempted
+        if machine not in measured and not each.cells
+    }
+    small = {machine: _on_tiny(machine) for machine, each in attempted if each.cells}
+    tried = dict(filter(None, (_tried(constructed, axis, option) for constructed in report.constructed)))
     return [
         *sorted(measured),
         *(f"{code} on {machine}" for machine, code in sorted(failed.items())),
-        *(said for machine, said in filter(None, tried) if machine not in measured | failed.keys()),
+        *(said for machine, said in (tried | small).items() if machine not in measured | failed.keys()),
     ]
+
+
+def _is_tiny_on_gpu(measurement: Measurement) -> bool:
+    """Whose pictures say something, and whose speed nothing."""
+    return measurement.weights == "tiny" and measurement.row.gpu is not None
+
+
+def _on_tiny(machine: str) -> str:
+    return f"{machine} (tiny model)"
 
 
 def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] | None:
     """(machine, what to say of it)"""
     machine = names.hardware(constructed.hardware).rpartition(" ")[2]
     if constructed.constructed()[axis][option]:
-        return machine, f"{machine} (tiny model)"
+        return machine, _on_tiny(machine)
     if lacking := constructed.lacking(axis, option):
         return machine, f"not on {machine}: {lacking}"
     return None
@@ -127,14 +140,15 @@ def _alone(report: Report, axis: str, option: str) -> Beside | None:
 
 
 def _beside(report: Report) -> Iterator[Beside]:
-    """txt2img on one GPU; speed on a CPU with the tiny model says nothing."""
+    """txt2img on one GPU, full size."""
     for page in report.pages:
         for section in page.sections:
             for view in section.cases:
                 reference = view.case.reference.cell() if view.case.reference else None
                 for each in view.case.measurements:
                     cell = each.cell()
-                    if cell and each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none"):
+                    usual = each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none")
+                    if cell and usual and not _is_tiny_on_gpu(each):
                         yield Beside(each, cell, view.gains, reference)
 
 

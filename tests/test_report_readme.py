@@ -1,0 +1,165 @@
+"""The tables of README, which ``fluxbench report --readme`` renews from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
+from report_tree import command, tree
+
+from bench.axes import AXES
+from bench.matrix import REFERENCE
+from bench.record import Code
+from bench.tryout import Tried
+from bench.tryout_report import Constructed
+
+__all__ = ["tree"]  # a fixture
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(folder)
+    (folder / "README.md").write_text(f"<!-- fluxbench: {name} -->\n<!-- /fluxbench -->\n")
+    assert command(results, "--readme").exit_code == 0
+    return [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("|")]
+
+
+def test_readme_tables_are_renewed_between_their_markers(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- fluxbench: fastest -->\nold\n<!-- /fluxbench -->\nafter\n")
+    assert command(tree, "--readme", "--check").exit_code == 1
+    assert command(tree, "--readme").exit_code == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- fluxbench: fastest -->\n**1 × H100 · synthetic weights")
+    assert text.endswith("\n<!-- /fluxbench -->\nafter\n")
+    assert "| Text-to-Image | lossless (promised by its options) | bf16 + inductor | 4 | 2 | 3.9" in text, (
+        "row 4"
+    )
+    assert "old" not in text
+    assert command(tree, "--readme", "--check").exit_code == 0
+
+
+def test_the_options_of_readme_say_what_ran_where_and_what_it_alone_is_worth(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- fluxbench: options -->\n<!-- /fluxbench -->\n")
+    assert command(tree, "--readme").exit_code == 0
+    lines = {line.split("|")[1].strip(): line for line in readme.read_text().splitlines() if "|" in line}
+    assert "| H100 | 4 | 3.9" in lines["`inductor`"], "row 4"
+    assert "against" in lines["`inductor`"]
+    assert "× " in lines["`inductor`"], "a speed-up with its verdict"
+    assert "| not run yet | – | – | – | – |" in lines["`flash3`"]
+    listed = {f"`{option}`" for options in AXES.values() for option in options if option != "none"}
+    assert listed <= set(lines)
+
+
+def test_the_options_of_readme_say_of_one_that_only_failed_how_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = fake_row(hardware="h200x2", parallel="xdit-pipefusion2")
+    write_attempt(tmp_path / "results", fake_result(row, code=Code.CRASHED))
+    lines = readme_block(tmp_path / "results", "options", tmp_path, monkeypatch)
+    (line,) = (line for line in lines if "`xdit-pipefusion2`" in line)
+    assert "| crashed on H200 |" in line
+
+
+def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constructed = Constructed(
+        hardware="h100x1",
+        packages={},
+        stacks=[
+            Tried(stack={**REFERENCE, "attention": "flash3"}, ended="constructed"),
+            Tried(
+                stack={**REFERENCE, "attention": "flash2"},
+                ended="unavailable",
+                reason=(
+                    "Unavailable: row 1 (bf16+flash2 on h100x1, txt2img): attention flash2 needs flash-attn;"
+                    " pip install it"
+                ),
+            ),
+        ],
+    )
+    constructed.write(tmp_path / "constructed" / "h100x1.json")
+    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
+    (flash3,) = (line for line in lines if line.startswith("| `flash3`"))
+    (flash2,) = (line for line in lines if line.startswith("| `flash2`"))
+    assert "| H100 (tiny model) |" in flash3
+    assert "| not on H100: needs flash-attn |" in flash2
+
+
+def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fake_row(row="2")
+    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor", "attention": "cudnn"})
+    replayed = compiled.model_copy(update={"row": "5", "cache": "replay-65"})
+    for row, seconds in ((reference, 5.2), (compiled, 3.9), (replayed, 1.7)):
+        write_attempt(tmp_path, fake_result(row, median_seconds=seconds))
+    _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
+    assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
+    assert "(speed only: skips by schedule)" in combinations[0]
+    *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
+    assert "| bf16 + cudnn + inductor |" in fastest
+
+
+def test_a_marker_of_no_table_is_an_error_with_its_line(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("one\n\n<!-- fluxbench: slowest -->\n<!-- /fluxbench -->\n")
+    done = command(tree, "--readme")
+    assert done.exit_code == 1
+    assert "line 3: no table 'slowest'; there are: fastest, options" in done.output
+
+
+def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    committed = REPOSITORY / "results"
+    done = command(committed if committed.exists() else tmp_path, "--readme", "--check")
+    assert done.exit_code == 0, done.output
+
+
+def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fake_row(row="2")
+    compiled = reference.model_copy(update={"row": "4", "compilation": "inductor"})
+    for row in (reference, compiled):
+        write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=40))  # the reference once
+        for minutes in (0, 30):
+            write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=8, host=1, minutes=minutes))
+    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
+    (line,) = (line for line in lines if line.startswith("| `inductor`"))
+    assert "n=16 against 16" in line
+    assert "(CI " in line
+
+
+def test_of_the_tiny_model_on_a_gpu_readme_takes_pictures_and_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"hardware": "h100x1", "model": "tiny", "size": 128, "tier": "extended"}
+    for number, change in enumerate(
+        ({}, {"attention": "flash3"}, {"attention": "flash3", "vae": "tiled"}), 2
+    ):
+        write_attempt(tmp_path, fake_result(fake_row(row=str(number), **tiny, **change)))
+    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
+    (line,) = (line for line in lines if line.startswith("| `flash3`"))
+    assert "| H100 (tiny model) | – | – | – | – |" in line
+    write_attempt(tmp_path, fake_result(fake_row(row="6", attention="flash3"), median_seconds=5.1))
+    (line,) = (
+        line
+        for line in readme_block(tmp_path, "options", tmp_path, monkeypatch)
+        if line.startswith("| `flash3`")
+    )
+    assert "| H100 | 6 | 5.1" in line
+    assert not readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
