@@ -13,6 +13,7 @@ from bench.report.matrix_table import (
     certainty,
     gain_entry,
     memory_gb,
+    on_tiny,
     p50_entry,
     quality_entry,
     scope,
@@ -98,7 +99,8 @@ class Answer:
     def quality(self) -> str:
         """Of its pictures; where none were kept, what its options promise."""
         if self.winner.quality is None and not self.is_reference:
-            return f"{LOSSLESS}, promised by its options" if is_lossless(self.winner) else "not measured"
+            known = f"{LOSSLESS}, promised by its options" if is_lossless(self.winner) else "not measured"
+            return "; ".join(filter(None, (known, on_tiny(self.winner))))
         entry = quality_entry(self.winner)
         return ", ".join(part for part in (entry.text, entry.note, *entry.tags) if part)
 
@@ -122,8 +124,10 @@ def answer(case: UseCase, gains: Gains, among: Iterable[Measurement] | None = No
 
 
 def headline(section: Section, answers: dict[str, Answer | None]) -> Table:
-    """``answers`` by use case slug; a use case without one keeps its line and says so."""
-    lines = tuple(Line(entries(case, answers[case.slug])) for case in section.use_cases)
+    """``answers`` by use case slug; a use case without one keeps its line and says so. No lines where no
+    speed is asked for."""
+    cases = () if section.only_pictures else section.use_cases
+    lines = tuple(Line(entries(case, answers[case.slug])) for case in cases)
     return Table("Fastest stack of each use case", scope(section), COLUMNS, lines)
 
 

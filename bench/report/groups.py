@@ -80,6 +80,10 @@ class Section:
         return f"{environment.gpus[0].name} ({self.devices})"
 
     @property
+    def only_pictures(self) -> bool:
+        return all(each.only_pictures for each in self.measurements)
+
+    @property
     def devices(self) -> str:
         """``GPU-1a2b3c4d`` or ``cpu-1a2b3c4d``: as short as tells it from the others."""
         return self.measurements[0].machine
@@ -117,7 +121,8 @@ def _section(measurements: Sequence[Measurement], slug: str) -> Section:
 
 def fastest(measurements: Iterable[Measurement]) -> Measurement | None:
     """By the median of one user and one image, where it is supported and nothing marks it. A stack whose
-    cache follows a schedule is no answer to anyone's question."""
+    cache follows a schedule is no answer to anyone's question, and the tiny model on a GPU none to what is
+    fast."""
     clean = [
         (cell.latency.p50.value, each) for each in measurements if (cell := each.cell()) and may_win(each)
     ]
@@ -127,7 +132,7 @@ def fastest(measurements: Iterable[Measurement]) -> Measurement | None:
 def may_win(measurement: Measurement) -> bool:
     cell = measurement.cell()
     supported = cell is not None and cell.code is Code.OK and cell.latency.p50.supported
-    return supported and not measurement.row.skips_by_schedule
+    return supported and not measurement.row.skips_by_schedule and not measurement.only_pictures
 
 
 def quality_tier(measurement: Measurement) -> str | None:

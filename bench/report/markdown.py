@@ -89,7 +89,8 @@ def configurations(page: Page, view: SectionView) -> Iterator[str]:
     yield f"# Results: {page.title}, {view.section.weights} weights\n"
     yield f"{sentence(view.weights_note)}.\n"
     yield f"{since.banner(view.section)}\n"
-    yield table(view.headline) + "\n"
+    if view.headline.lines:
+        yield table(view.headline) + "\n"
     for stack, cases in _by_stack(view).items():
         first = next(iter(cases.values()))
         yield f"#### Configuration: {page.title}, {stack}\n"

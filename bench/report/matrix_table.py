@@ -216,9 +216,15 @@ def quality_entry(measurement: Measurement) -> Entry:
     if measurement.row.is_reference:
         return Entry("reference", "reference")
     if quality is None:
-        return Entry(MISSING)
+        return Entry(MISSING, note=on_tiny(measurement))
     tags = ("numerical only",) if quality.weights == "synthetic" else ()
     return Entry(quality.tier, -quality.latent_relative_error, note=psnr(quality), tags=tags)
+
+
+def on_tiny(measurement: Measurement) -> str:
+    """Of the same stack, where that was painted; else empty."""
+    painted = measurement.on_tiny
+    return f"tiny model: {painted.tier}, {psnr(painted)}" if painted else ""
 
 
 def psnr(closeness: Closeness) -> str:

@@ -99,7 +99,7 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
         for each in page.measurements
         if each.row.stack[axis] == option
     ]
-    measured = {machine for machine, each in attempted if each.cells and not _is_tiny_on_gpu(each)}
+    measured = {machine for machine, each in attempted if each.cells and not each.only_pictures}
     failed = {
         machine: each.latest.status.code
         for machine, each in attempted
@@ -112,11 +112,6 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
         *(f"{code} on {machine}" for machine, code in sorted(failed.items())),
         *(said for machine, said in (tried | small).items() if machine not in measured | failed.keys()),
     ]
-
-
-def _is_tiny_on_gpu(measurement: Measurement) -> bool:
-    """Whose pictures say something, and whose speed nothing."""
-    return measurement.weights == "tiny" and measurement.row.gpu is not None
 
 
 def _on_tiny(machine: str) -> str:
@@ -148,7 +143,7 @@ def _beside(report: Report) -> Iterator[Beside]:
                 for each in view.case.measurements:
                     cell = each.cell()
                     usual = each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none")
-                    if cell and usual and not _is_tiny_on_gpu(each):
+                    if cell and usual and not each.only_pictures:
                         yield Beside(each, cell, view.gains, reference)
 
 

@@ -62,6 +62,10 @@ class World:
         return f"{section.workload}: {section.weights} weights"
 
     @property
+    def only_pictures(self) -> bool:
+        return self.views[0].section.only_pictures
+
+    @property
     def facts(self) -> tuple[str, ...]:
         section = self.views[0].section
         return *section.workload.split(", "), f"{section.weights} weights"
@@ -116,10 +120,11 @@ class World:
 
 
 def worlds(views: Sequence[SectionView]) -> list[World]:
-    """Those with the most rows first. ``views``: of one hardware, as a page has them."""
+    """Those with the most rows first, and last those that have pictures only. ``views``: of one hardware, as
+    a page has them."""
     groups = groupby(views, key=lambda view: (view.section.weights, view.section.workload))
     found = [World(tuple(group)) for _, group in groups]
-    return sorted(found, key=lambda world: -sum(view.rows for view in world.views))
+    return sorted(found, key=lambda world: (world.only_pictures, -sum(view.rows for view in world.views)))
 
 
 def _answer(view: CaseView, floor: str) -> Answer | None:
@@ -140,8 +145,9 @@ def _rank(best: Best) -> tuple[float, int, int, str]:
 
 
 def table(world: World) -> Table:
-    """A use case without an answer keeps a line and says so."""
-    answered = ((case, best) for case in world.cases for best in (*world.of(case),) or (None,))
+    """A use case without an answer keeps a line and says so. No lines where no speed is asked for."""
+    cases = () if world.only_pictures else world.cases
+    answered = ((case, best) for case in cases for best in (*world.of(case),) or (None,))
     lines = tuple(Line(tuple(_entries(case, best))) for case, best in answered)
     columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], MACHINE, MEASURED)
     return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)

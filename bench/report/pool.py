@@ -8,7 +8,7 @@ other code, tiny weights or locked packages.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import TypeVar
@@ -116,8 +116,15 @@ class Measurement:
     """``code``, ``weights``, ``packages`` (those that are locked): what this checkout has otherwise than the
     numbers were measured with."""
     quality: Quality | None
+    on_tiny: Quality | None = None
+    """What the same stack on the same hardware paints with the tiny model, where this has other weights."""
     tagged: bool = False
     """Whether ``changed`` is said of the row: its section holds rows of which it is not true."""
+
+    @property
+    def only_pictures(self) -> bool:
+        """Of the tiny model on a GPU, which waits for its kernels to be launched: its speed says nothing."""
+        return self.weights == "tiny" and self.row.gpu is not None
 
     @property
     def latest(self) -> Result:
@@ -155,7 +162,16 @@ def measurements(attempts: Iterable[Attempt]) -> list[Measurement]:
         return (*attempt.row.identity, attempt.weights, attempt.host_id or "")
 
     known = sorted((attempt for attempt in attempts if attempt.host_id), key=key)
-    return [_measurement(list(group)) for _, group in groupby(known, key=key)]
+    found = [_measurement(list(group)) for _, group in groupby(known, key=key)]
+    painted = {_painter(each.row): each.quality for each in found if each.only_pictures and each.quality}
+    return [
+        each if each.weights == "tiny" else replace(each, on_tiny=painted.get(_painter(each.row)))
+        for each in found
+    ]
+
+
+def _painter(row: Row) -> tuple[object, ...]:
+    return row.hardware, row.use_case, *row.stack.values()
 
 
 def _measurement(attempts: list[Attempt]) -> Measurement:

@@ -1,0 +1,47 @@
+"""What a GPU's kernels paint with the tiny model, beside the speed of the same stack at full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fake_attempts import write_attempt
+from fakes import fake_result, fake_row
+from report_tree import command
+
+from bench.cli import main
+
+FAST = {"quantization": "scaledmm-fp8-row", "attention": "flash3", "compilation": "inductor"}
+TINY = {"hardware": "h100x1", "model": "tiny", "size": 128, "tier": "extended"}
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fast stack at full size, and on the tiny model, where more rows ran and were faster."""
+    results = tmp_path_factory.mktemp("results")
+    for row, seconds in ((fake_row(row="2"), 5.2), (fake_row(row="4", **FAST), 2.9)):
+        write_attempt(results, fake_result(row, median_seconds=seconds))
+    for number, change in enumerate(({}, FAST, {"attention": "cudnn"}), 5):
+        row = fake_row(row=str(number), **TINY, **change)
+        write_attempt(results, fake_result(row, median_seconds=0.2), images=True)
+    judged = CliRunner().invoke(main, ["quality", str(results)])
+    assert judged.exit_code == 0, judged.output
+    assert command(results).exit_code == 0
+    return results / "analysis"
+
+
+def test_a_stack_that_has_no_picture_of_its_own_shows_what_the_tiny_model_painted(analysis: Path) -> None:
+    matrix = (analysis / "summaries" / "h100x1-synthetic-txt2img.md").read_text()
+    (fast, *_) = (line for line in matrix.splitlines() if line.startswith("| bf16 + scaledmm-fp8-row"))
+    assert "| – (tiny model: lossless, identical) |" in fast
+    index = (analysis / "index.html").read_text()
+    assert "not measured; tiny model: lossless, identical" in index
+
+
+def test_the_speed_of_the_tiny_model_on_a_gpu_answers_nothing_and_stands_last(analysis: Path) -> None:
+    assert "tiny weights</strong>" not in (analysis / "index.html").read_text()
+    page = (analysis / "h100x1.html").read_text()
+    assert page.index("synthetic weights</h2>") < page.index("tiny weights</h2>")
+    assert page.count("<strong>Fastest stack of each use case<") == 1
+    assert "Fastest stack" not in (analysis / "summaries" / "h100x1-tiny.md").read_text()
