@@ -305,6 +305,9 @@ def test_guesses_grow_with_cells_requests_and_slower_options() -> None:
     assert guess_seconds(h100, "quick", CELLS) > 4 * one
     assert guess_seconds(h100, "full", (SINGLE,)) > 4 * one
     assert guess_seconds(fake_row(precision="fp32"), "quick", (SINGLE,)) > 3 * one
+    tiny = {"model": "tiny", "size": 128, "precision": "bf16"}
+    on_gpu, on_cpu = (fake_row(hardware=hardware, **tiny) for hardware in ("h100x1", "cpu"))
+    assert guess_seconds(on_cpu, "quick", (SINGLE,)) > 3 * guess_seconds(on_gpu, "quick", (SINGLE,))
     assert timeout_seconds(one) > 2 * one
     assert gpu_hours(fake_row(hardware="h100x8", parallel="replicas"), 1800) == 4
     assert gpu_hours(fake_row(hardware="cpu"), 1800) == 0
