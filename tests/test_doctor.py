@@ -75,7 +75,7 @@ def test_a_machine_that_lacks_nothing_is_told_what_it_has() -> None:
 
 
 def gpu(**changes: Any) -> tuple[GpuUse, ...]:
-    use = {name: changes.pop(name) for name in ("used_gb", "processes") if name in changes}
+    use = {name: changes.pop(name) for name in ("used_gb", "processes", "persistent") if name in changes}
     return (replace(TWO_H100[0], gpu=replace(TWO_H100[0].gpu, **changes), **use), TWO_H100[1])
 
 
@@ -93,6 +93,7 @@ def gpu(**changes: Any) -> tuple[GpuUse, ...]:
         ({"driver": None, "gpus": (), "links": ()}, "note", "rows of hardware cpu", "machine with GPUs"),
         ({"gpus": gpu(mig=True)}, "problem", "MIG mode is on", "nvidia-smi -i 0 -mig 0"),
         ({"gpus": gpu(name="NVIDIA H100 PCIe")}, "note", "several models", "CUDA_VISIBLE_DEVICES"),
+        ({"gpus": gpu(persistent=False)}, "note", "GPU 0: persistence mode is off", "nvidia-smi -pm 1"),
         ({"gpus": gpu(processes=(Process(77, "python"),))}, "problem", "process 77 (python)", "end them"),
         ({"gpus": gpu(used_gb=30.0)}, "problem", "30.0 GB in use", "another container"),
         ({"links": (Link(0, 1, True, False),)}, "note", "no NVLink between 0-1 (1 of 1 pairs)", "PCIe"),
@@ -212,11 +213,14 @@ def test_use_and_links_are_read_from_nvml_and_what_it_does_not_know_is_none() ->
         nvmlDeviceGetP2PStatus=peers,
         nvmlDeviceGetMemoryInfo=lambda handle, version: SimpleNamespace(used=2_000_000_000),
         nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=os.getpid())],
+        NVML_FEATURE_ENABLED=1,
+        nvmlDeviceGetPersistenceMode=lambda handle: 0,
     )
     gpus = [use.gpu for use in TWO_H100]
     assert list(links_of(nvml, gpus)) == [Link(0, 1, True, None)]
     use = use_of(nvml, gpus[0])
     assert use.used_gb == 2.0
+    assert use.persistent is False
     assert use.processes[0].pid == os.getpid()
     assert use.processes[0].name != "?"
 

@@ -43,7 +43,20 @@ class Finding:
 
 
 def examine(facts: Facts) -> list[Finding]:
-    checks = (driver, variants, mig, links, in_use, places, images, weights, disks, compiling, left_behind)
+    checks = (
+        driver,
+        variants,
+        mig,
+        persistence,
+        links,
+        in_use,
+        places,
+        images,
+        weights,
+        disks,
+        compiling,
+        left_behind,
+    )
     return [finding for check in checks for finding in check(facts)]
 
 
@@ -107,6 +120,14 @@ def mig(facts: Facts) -> Iterator[Finding]:
                 f"GPU {use.gpu.index}: MIG mode is on, and a row measures whole GPUs",
                 f"whoever runs the machine ends it with `nvidia-smi -i {use.gpu.index} -mig 0`",
             )
+
+
+def persistence(facts: Facts) -> Iterator[Finding]:
+    if off := [str(use.gpu.index) for use in facts.gpus if use.persistent is False]:
+        yield _note(
+            f"GPU {', '.join(off)}: persistence mode is off, so the driver begins anew with every row",
+            "whoever runs the machine starts nvidia-persistenced, or `nvidia-smi -pm 1`",
+        )
 
 
 def links(facts: Facts) -> Iterator[Finding]:

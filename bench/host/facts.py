@@ -44,6 +44,8 @@ class GpuUse:
     gpu: Gpu
     used_gb: float | None
     processes: tuple[Process, ...] = ()
+    persistent: bool | None = None
+    """Whether the driver stays with the GPU while nobody uses it. None: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,11 @@ def use_of(nvml: Any, gpu: Gpu) -> GpuUse:
         pids = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
     except nvml.NVMLError:
         pids = []
-    return GpuUse(gpu, used_gb, tuple(processes.named(pid) for pid in pids))
+    try:
+        persistent = nvml.nvmlDeviceGetPersistenceMode(handle) == nvml.NVML_FEATURE_ENABLED
+    except nvml.NVMLError:
+        persistent = None
+    return GpuUse(gpu, used_gb, tuple(processes.named(pid) for pid in pids), persistent)
 
 
 def links_of(nvml: Any, gpus: Iterable[Gpu]) -> Iterable[Link]:
