@@ -108,6 +108,7 @@ def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answ
     _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
     assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
     assert "(speed only: skips by schedule)" in combinations[0]
+    assert all("h100x1, synthetic weights, n=" in line for line in combinations)
     *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
     assert "| bf16 + cudnn + inductor |" in fastest
 

@@ -181,10 +181,11 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
     if alone.reference is not None and not row.is_reference:
         sides += f" against {alone.reference.n}"
         memory += f" (reference {number(memory_gb(alone.reference))})"
+    measured_with = f"{row.hardware}, {alone.measurement.weights} weights"
     return (
         Entry(
             p50,
-            note=f"{row.hardware}, {sides}; {alone.measurement.measured}",
+            note=f"{measured_with}, {sides}; {alone.measurement.measured}",
             tags=(*alone.cell.marks, *alone.cell.oddities),
         ),
         gain_entry(
