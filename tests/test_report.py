@@ -70,6 +70,39 @@ def test_attempts_of_one_fingerprint_are_pooled_and_others_are_not(tmp_path: Pat
     assert sorted(counts) == [36, 72]
 
 
+def test_the_runs_p50s_stand_beside_n_because_the_pooled_interval_does_not_know_them(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, shapes=[(1, 1)], n=36, seed=1, median_seconds=5.0)
+    attempt(tmp_path, REFERENCE, shapes=[(1, 1)], n=36, seed=2, median_seconds=6.0, minutes=30)
+    attempt(tmp_path, REFERENCE, shapes=[(1, 1)], n=3, seed=3, median_seconds=9.0, minutes=60)
+    view = rendered(tmp_path).pages[0].sections[0].cases[0]
+    (line,) = (line for line in view.comparison.lines if line.shape == "1x1")
+    entry = line.entries[[column.title for column in view.comparison.columns].index("n")]
+    low, high = (float(text) for text in entry.note.partition(", p50 ")[2].split(" to "))
+    assert entry.text == "75"
+    assert entry.note.startswith("3 runs, p50 ")
+    assert (low, high) == (pytest.approx(5.0, rel=0.01), pytest.approx(6.0, rel=0.01))
+    assert view.answer is not None
+    assert entry in entries(view.case, view.answer)
+
+
+def test_requests_of_several_users_are_counted_in_rounds_too(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, cells=[fake_cell(1, 1, n=8), fake_cell(4, 1, n=8)])
+    table = comparison(rendered(tmp_path))
+    place = [column.title for column in table.columns].index("n")
+    assert {line.shape: line.entries[place].note for line in table.lines} == {"1x1": "", "4x1": "2 rounds"}
+
+
+def test_a_first_request_of_four_images_is_not_taken_for_one_image(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, cells=[fake_cell(4, 4, n=8), fake_cell(1, 1, n=8)])
+    attempt(tmp_path, COMPILED, cells=[fake_cell(1, 1, n=8), fake_cell(4, 4, n=8)])
+    side = rendered(tmp_path).pages[0].sections[0].cases[0].side
+    (table,) = (each for each in side if each.title.startswith("Warm-up, first and steady"))
+    titles = [column.title for column in table.columns]
+    for title in ("Warm-up time (s)", "First inference (s)"):
+        notes = {line.entries[0].text: line.entries[titles.index(title)].note for line in table.lines}
+        assert notes == {"bf16": "4 images", "bf16 + inductor": ""}
+
+
 def test_requests_that_came_at_a_rate_of_their_own_have_a_line_of_their_own(tmp_path: Path) -> None:
     attempt(tmp_path, REFERENCE, n=36)
     attempt(tmp_path, COMPILED, n=36, median_seconds=3.9)

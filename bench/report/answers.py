@@ -9,8 +9,10 @@ from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import LOSSLESS, Section, UseCase, fastest, is_lossless, may_win
 from bench.report.matrix_table import (
+    N_HINT,
     answer_entry,
     certainty,
+    count_entry,
     gain_entry,
     memory_gb,
     on_tiny,
@@ -28,7 +30,7 @@ COLUMNS = (
     Column("Fastest stack", numeric=False, hint="Lowest supported median, one user, one image"),
     Column("Of stacks", hint="That were measured here and may win, this one included"),
     Column("p50 (s)", hint="Median with its 95 % CI"),
-    Column("n"),
+    Column("n", hint=N_HINT),
     Column("Reference p50 (s)", hint="bf16, eager, SDPA, on the same host; of several GPUs on one of them"),
     Column("Speed-up", hint="Over the reference; verdict and 95 % CI"),
     Column("Quality", numeric=False, hint="Against the reference: same prompts, same seeds"),
@@ -140,7 +142,7 @@ def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
         stack_entry(answer.winner),
         Entry(str(answer.stacks), answer.stacks),
         answer_entry(answer.cell),
-        Entry(str(answer.cell.n), answer.cell.n),
+        count_entry(answer.cell),
         _reference_entry(answer),
         gain_entry(answer.gain, is_reference=answer.is_reference, refusal=answer.refusal),
         quality_entry(answer.winner),

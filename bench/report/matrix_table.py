@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bench import stats
 from bench.config import CELLS, SINGLE, Shape
 from bench.quality import Closeness
 from bench.record import CLOSED, HAS_NUMBERS, Code, Distribution, Quantile
@@ -15,7 +16,7 @@ from bench.report.gains import Gain, Gains
 from bench.report.groups import Section, UseCase, fastest
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, percentage
-from bench.report.text import MISSING, interval, number, quantile, ratio, ratio_bounds
+from bench.report.text import MISSING, interval, number, plural, quantile, ratio, ratio_bounds
 from bench.verdicts import Verdict
 
 SHAPE = (
@@ -38,8 +39,12 @@ MATRIX = (
 )
 """The columns of the plan's Basic Performance Matrix, its headings unchanged."""
 
+N_HINT = (
+    "Steady requests, warm-up left out. A run is a process of its own, and the CI of a p50 does not know how"
+    " far the p50s of runs lie apart. A round is one request of every user"
+)
 BESIDE = (
-    Column("n", hint="Steady requests, warm-up left out; a run is a process of its own"),
+    Column("n", hint=N_HINT),
     Column("Images/s", hint="Images delivered over the steady window"),
     Column(
         "Speed-up",
@@ -128,11 +133,7 @@ def cell_entries(measurement: Measurement, cell: PooledCell, gains: Gains) -> tu
         figure(latency.mean),
         percentage(cell.utilisation.gpu_busy_avg_percent),
         memory_entry(cell),
-        Entry(
-            str(cell.n),
-            cell.n,
-            note=f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "",
-        ),
+        count_entry(cell),
         figure(cell.throughput_images_per_s),
         gain_entry(
             gain,
@@ -173,6 +174,16 @@ def median_entry(latency: Distribution) -> Entry:
     """The p50 with its interval below."""
     note = f"CI {interval(latency.p50.ci95)}" if latency.p50.supported and latency.p50.ci95 else ""
     return replace(quantile_entry(latency.p50, latency), note=note)
+
+
+def count_entry(cell: PooledCell) -> Entry:
+    """n, with what a reader needs to weigh it: p50 of the fastest run and of the slowest, rounds of users.
+    A run of too few requests for a p50 is counted and has none."""
+    medians = [stats.median(run) for run in cell.runs if stats.supported(len(run), 50)]
+    apart = f", p50 {number(min(medians))} to {number(max(medians))}" if len(medians) > 1 else ""
+    runs = f"{len(cell.runs)} runs{apart}" if len(cell.runs) > 1 else ""
+    rounds = plural(cell.n // cell.users, "round") if cell.users > 1 and cell.load == CLOSED else ""
+    return Entry(str(cell.n), cell.n, note="; ".join(filter(None, (rounds, runs))))
 
 
 def p50_entry(cell: PooledCell | None) -> Entry:

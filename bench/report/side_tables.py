@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.config import BUDGETS
 from bench.kernel_kinds import HINTS
 from bench.quality import Closeness, Quality
+from bench.record import Result
 from bench.report import names
 from bench.report.gains import Gains, Layer, RefusedLayer
 from bench.report.gpu_time import GpuTime, gpu_time
@@ -88,19 +89,30 @@ def _life_line(measurement: Measurement) -> Line:
     warmup, cost = result.warmup, result.cost
     waited = BUDGETS[result.budget].settle
     settled = "" if warmup is None or warmup.settled else "never settled" if waited else "two requests only"
+    batch = _first_batch(result)
     compiled = (warmup and warmup.compile_cache) or ""
     entries = (
         stack_entry(measurement, cell),
         figure(load),
-        figure(sum(warmup.seconds) if warmup else None, note=settled),
+        figure(
+            sum(warmup.seconds) if warmup else None,
+            note="; ".join(filter(None, (batch if warmup else "", settled))),
+        ),
         figure(warmup.compile_seconds if warmup else None, note=compiled),
-        figure(result.first_request_seconds),
+        figure(result.first_request_seconds, note=batch if result.first_request_seconds else ""),
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
         figure(cost.wall_seconds if cost else None),
         figure(cost.measuring_seconds if cost else None),
         figure(cost.bookkeeping_seconds if cost else None),
     )
     return Line(entries)
+
+
+def _first_batch(result: Result) -> str:
+    """``4 images``, where the attempt began with a cell of so many a request; else empty. Cells stand in the
+    order in which they ran, and one that failed before it was warm left the warm-up to the next."""
+    began = next((cell for cell in result.cells if cell.warmup_seconds), next(iter(result.cells), None))
+    return f"{began.images} images" if began and began.images > 1 else ""
 
 
 def stages(section: Section, case: UseCase) -> Table:
