@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench import tiny
 from bench.flux import Model
 from bench.hardware import HARDWARE, gpus_of
 
@@ -24,6 +25,9 @@ TASKS: tuple[str, ...] = get_args(Task)
 CONTROLS: tuple[str, ...] = get_args(Control)
 CORE_CONTROLS = ("none", "canny")
 """Depth and pose are extended: the same compute through one union ControlNet."""
+
+USUAL_WORKLOADS = {"flux.1-dev": (1024, 28), "tiny": (tiny.SIZE, tiny.STEPS)}
+"""model -> (size, steps) of most of its rows, and of a row that is named without them."""
 
 PLAIN = {
     "quantization": "none",
@@ -128,9 +132,17 @@ class Row(BaseModel):
 
     @property
     def label(self) -> str:
-        """``row 42 (cudnn+inductor on h100x1, txt2img)``: how messages name a row."""
+        """``row 42 (cudnn+inductor on h100x1, txt2img)``: how messages name a row; with model, size and
+        steps where they are not the usual ones."""
         changed = layers(self.stack).values()
         case = self.task if self.control == "none" else f"{self.task}+{self.control}"
+        if self.model == "tiny" and self.gpu:
+            case += ", tiny model"
+        size, steps = USUAL_WORKLOADS[self.model]
+        if self.size != size:
+            case += f", {self.size}x{self.size}"
+        if self.steps != steps:
+            case += f", {self.steps} steps"
         return f"row {self.row} ({'+'.join(changed)} on {self.hardware}, {case})"
 
 

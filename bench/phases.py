@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from bench import several_gpus, tiny
+from bench import several_gpus
 from bench.hardware import gpus_of
 from bench.layers import (
     CALLERS_CPU_LAYERS,
@@ -30,7 +30,18 @@ from bench.layers import (
     Layer,
     Stack,
 )
-from bench.matrix import AXIS_NAMES, BASELINE, CONTROLS, CORE_CONTROLS, IDENTITY, PLAIN, REFERENCE, TASKS, Row
+from bench.matrix import (
+    AXIS_NAMES,
+    BASELINE,
+    CONTROLS,
+    CORE_CONTROLS,
+    IDENTITY,
+    PLAIN,
+    REFERENCE,
+    TASKS,
+    USUAL_WORKLOADS,
+    Row,
+)
 from bench.rules import refusal
 
 PHASES = {
@@ -51,10 +62,10 @@ ALL_HARDWARE = sorted(
     key=lambda hardware: (gpus_of(hardware)[0] or "", gpus_of(hardware)[1]),
 )
 """Whatever has rows: the CPU, then GPU by GPU, from one to many."""
-TINY_WORKLOAD = ("tiny", tiny.SIZE, tiny.STEPS)
+TINY_WORKLOAD = ("tiny", *USUAL_WORKLOADS["tiny"])
 WORKLOADS = {"cpu": TINY_WORKLOAD}
 """hardware -> (model, size, steps) where it is not the usual one."""
-USUAL_WORKLOAD = ("flux.1-dev", 1024, 28)
+USUAL_WORKLOAD = ("flux.1-dev", *USUAL_WORKLOADS["flux.1-dev"])
 
 USE_CASES = tuple(product(TASKS, CONTROLS))
 CORE_USE_CASES = tuple(case for case in USE_CASES if case[1] in CORE_CONTROLS)

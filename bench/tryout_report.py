@@ -102,8 +102,7 @@ class Constructed(Report):
         plainest = min(unavailable, key=lambda tried: len(layers(tried.stack)), default=None)
         if plainest is None:
             return ""
-        label = tryout.tiny_row(self.hardware, plainest.stack).label
-        return _without_remedy(plainest.reason, f"{Unavailable.__name__}: {label}: ", f"{axis} {option} ")
+        return _without_remedy(plainest.reason, f"{axis} {option} ")
 
     def failures(self) -> list[Tried]:
         return [tried for tried in self.stacks if tried.ended in {"error", "not_applied"}]
@@ -118,12 +117,17 @@ class Constructed(Report):
         return "\n".join(lines)
 
 
-def _without_remedy(reason: str, raised_for: str, subject: str) -> str:
+RAISED_FOR = re.compile(Unavailable.__name__ + r": row \S+ \([^()]*\): ")
+"""How a reason in the JSON begins; how the row is named there may be worded anew."""
+
+
+def _without_remedy(reason: str, subject: str) -> str:
     """``needs flash-attn (not found)`` of ``Unavailable: row 1 (...): attention flash2 needs flash-attn (not
     found); pip install flash-attn``. What is worded otherwise stays whole."""
-    if not reason.startswith(raised_for):
+    raised_for = RAISED_FOR.match(reason)
+    if raised_for is None:
         return reason
-    said = reason.removeprefix(raised_for).removeprefix(subject)
+    said = reason[raised_for.end() :].removeprefix(subject)
     ends = (found.start() for found in re.finditer("; ", said))
     # A quoted error stands in brackets and may hold a semicolon of its own.
     outside = (end for end in ends if said.count("(", 0, end) == said.count(")", 0, end))

@@ -103,7 +103,7 @@ def test_a_result_edited_by_hand_is_refused_and_other_rows_run(results: Path) ->
     path.write_text(edited)
     code, said = run_rows(results, [cpu_row("1"), cpu_row("2", vae="tiled")])
     assert code == 1
-    assert f"have a damaged result: row 1: {path}: cells.0.users" in said
+    assert f"have a result that cannot be read: row 1: {path}: cells.0.users" in said
     assert "row 2 (bf16+tiled on cpu, txt2img): ok" in said
     assert path.read_text() == edited, "what a person wrote is not overwritten"
 

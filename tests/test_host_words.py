@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bench.config import CELLS, SINGLE
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
 from bench.host.words import misfit_advice, plan_lines, rows_text
+from bench.matrix_file import read
 from bench.typed import Asked
 
 
@@ -52,6 +54,56 @@ def test_a_price_and_a_time_limit_are_said_before_anything_runs(tmp_path: Path) 
     assert fit is not None
     assert 0 < int(fit[1]) < 8
     assert "a GPU-hour:" not in text
+
+
+def test_a_price_within_a_time_limit_is_that_of_the_limit_and_rows_beyond_it_are_marked(
+    tmp_path: Path,
+) -> None:
+    rows = [fake_row(row=str(n), hardware="h100x1", steps=n, attention="cudnn") for n in range(1, 9)]
+    gpus = [Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-a", int(85e9))]
+    settings = Settings(tmp_path, "synthetic", config.QUICK, (SINGLE,), max_hours=0.1, price_per_gpu_hour=10)
+    plan = make_plan(rows, Wanting(settings, gpus))
+    lines = plan_lines(plan, settings, gpus, every_row=True)
+    (limit,) = (line for line in lines if line.startswith("--max-hours"))
+    fit = re.fullmatch(
+        r"--max-hours 0.1: about (\d) of 8 rows fit, most valuable first; "
+        r"about 1.00 for the machine over that time",
+        limit,
+    )
+    assert fit is not None, limit
+    listed = [line for line in lines if re.match(r"  \d\. ", line)]
+    beyond = [line for line in listed if line.endswith("; beyond --max-hours")]
+    assert 0 < len(beyond) == 8 - int(fit[1])
+    enough = replace(settings, max_hours=1000)
+    text = "\n".join(plan_lines(plan, enough, gpus, every_row=True))
+    whole = re.search(r"at 10 a GPU-hour: about ([\d.]+) \(estimates\)", text)
+    assert whole is not None, "of one GPU one price"
+    assert f"8 of 8 rows fit, most valuable first; about {whole[1]} for the machine" in text
+    assert "beyond" not in text
+
+
+def test_who_plans_without_the_gpus_is_told_how_to_imagine_them(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, "synthetic", config.QUICK, (SINGLE,))
+    rows = [fake_row(row=str(n), hardware="h100x2") for n in range(1, 100, 2)]
+    plan = make_plan(rows, Wanting(settings, []))
+    lines = plan_lines(plan, settings, [], every_row=True)
+    assert lines[-1].endswith("--dry-run --on h100x2")
+    assert "rows 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, ... (50 in all): it wants 2 x h100" in lines[-2]
+    assert not any("--on" in line for line in plan_lines(plan, settings, [], every_row=False))
+
+
+def test_a_row_is_named_with_its_workload_where_another_has_the_same_stack() -> None:
+    assert fake_row(hardware="h100x1").label == "row 1 (bf16 on h100x1, txt2img)"
+    assert fake_row(hardware="h100x1", size=2048).label == "row 1 (bf16 on h100x1, txt2img, 2048x2048)"
+    assert fake_row(hardware="cpu", steps=4).label == "row 1 (bf16 on cpu, txt2img, 4 steps)"
+    tiny = fake_row(hardware="h100x1", model="tiny")
+    assert tiny.label == "row 1 (bf16 on h100x1, txt2img, tiny model)"
+
+
+def test_no_two_rows_of_the_matrix_are_named_alike() -> None:
+    rows = read(Path(__file__).parent.parent / "matrix.csv")
+    names = Counter(row.label.partition(" (")[2] for row in rows)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_rows_are_named_in_runs() -> None:

@@ -138,8 +138,9 @@ def test_rows_without_a_reference_are_told_once_which_row_it_is_and_the_command_
     assert judging.run(tmp_path / "my" / "single_gpu", False, matrix, said.append) == 0
     command = "make bench ROW={} {}BUDGET=probe CELLS=1x1 RESULTS=my"
     assert said == [
-        "no reference for row 11 (fp32 on cpu, txt2img), row 12 (fp32+tiled on cpu, txt2img), 3 attempts:"
-        f" `{command.format(2, '')}` runs it, row 2 (bf16 on cpu, txt2img)",
+        "no reference for row 11 (fp32 on cpu, txt2img, 4 steps), "
+        "row 12 (fp32+tiled on cpu, txt2img, 4 steps), 3 attempts:"
+        f" `{command.format(2, '')}` runs it, row 2 (bf16 on cpu, txt2img, 4 steps)",
         "no reference for row 14 (fp32 on cpu, inpaint), 1 attempt: the matrix has none",
         "no reference for row 13 (bf16+quanto-int8 on h100x1, txt2img), 1 attempt:"
         f" `{command.format(3, 'WEIGHTS=synthetic ')}` runs it, row 3 (bf16 on h100x1, txt2img)",

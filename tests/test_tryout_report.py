@@ -54,7 +54,7 @@ def test_a_quoted_error_stays_whole_and_another_subject_is_named(said: str, lack
 
 
 @pytest.mark.parametrize(
-    "reason", ["flash-attn is missing; install it", "Unavailable: row 9 (x): attention flash2 a; b"]
+    "reason", ["flash-attn is missing; install it", "Unavailable: row 9: attention flash2 a; b"]
 )
 def test_a_reason_of_unknown_shape_is_shown_whole(reason: str) -> None:
     tried = Tried(stack={**REFERENCE, "attention": "flash2"}, ended="unavailable", reason=reason)

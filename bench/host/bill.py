@@ -27,37 +27,39 @@ def cost(plan: Plan, settings: Settings, items: Sequence[Decision]) -> str:
 
 def lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: float) -> list[str]:
     """Of a plan that has something to run and takes so long in all; what the user asked no price or limit for
-    is not said."""
+    is not said. A rented machine is paid for whole, whether its GPUs work or not."""
     said = []
     widest = max((packing.lanes(rows, gpus) for rows in packing.packed(plan.to_run, settings)), default=1)
     if widest > 1:
         said.append(f"rows of one GPU run side by side, {widest} at once; --no-pack runs them one by one")
-    if settings.price_per_gpu_hour is not None:
-        price = settings.price_per_gpu_hour
+    price = settings.price_per_gpu_hour
+    machine_hours = wall_seconds / 3600 * len(gpus)
+    if price is not None:
         work = gpu_hours_of(plan, settings, packing.work(plan, settings, gpus)) * price
-        # A rented machine is paid for whole, whether its GPUs work or not.
-        machine = wall_seconds / 3600 * len(gpus) * price
-        said.append(
-            f"at {price:g} a GPU-hour: about {work:.2f} for the GPUs that work, {machine:.2f} for all "
-            f"{len(gpus)} of this machine over that time (estimates)"
-        )
+        idle = f"{work:.2f} for the GPUs that work, " if len(gpus) > 1 else ""
+        whole = f" for all {len(gpus)} of this machine over that time" if len(gpus) > 1 else ""
+        said.append(f"at {price:g} a GPU-hour: about {idle}{machine_hours * price:.2f}{whole} (estimates)")
     if settings.max_hours is not None:
-        fitting = _fitting(plan, settings, wall_seconds)
+        most = min(machine_hours, settings.max_hours * len(gpus))
         said.append(
-            f"--max-hours {settings.max_hours:g}: about {fitting} of {len(plan.to_run)} rows fit, "
-            "most valuable first"
+            f"--max-hours {settings.max_hours:g}: about {len(fitting(plan, settings, wall_seconds))} of "
+            f"{len(plan.to_run)} rows fit, most valuable first"
+            + ("" if price is None else f"; about {most * price:.2f} for the machine over that time")
         )
     return said
 
 
-def _fitting(plan: Plan, settings: Settings, wall_seconds: float) -> int:
-    """As the campaign will decide: a shorter row may still fit after a longer one that does not. Rows side by
-    side are taken to be as many times shorter as they are together."""
-    assert settings.max_hours is not None
+def fitting(plan: Plan, settings: Settings, wall_seconds: float) -> list[Decision]:
+    """What of the plan ends within ``max_hours``, all of it without such a limit. As the campaign will
+    decide: a shorter row may still fit after a longer one that does not. Rows side by side are taken to be as
+    many times shorter as they are together."""
+    if settings.max_hours is None:
+        return plan.to_run
     seconds = [plan.seconds(item, settings.budget) for item in plan.to_run]
     left = settings.max_hours * 3600 * sum(seconds) / wall_seconds
-    fitting = 0
-    for each in seconds:
+    fit = []
+    for item, each in zip(plan.to_run, seconds, strict=True):
         if each <= left:
-            fitting, left = fitting + 1, left - each
-    return fitting
+            fit.append(item)
+            left -= each
+    return fit

@@ -25,9 +25,12 @@ SKIPPED = {
     Action.SETTLED: "failed before, not tried again",
     Action.UNSUPPORTED: "unsupported",
     Action.MISFIT: "do not fit this machine",
-    Action.DAMAGED: "have a damaged result",
+    Action.DAMAGED: "have a result that cannot be read",
 }
 """action -> what the plan says of such rows"""
+
+MOST_RUNS = 12
+"""Of numbers of rows in one sentence."""
 
 
 def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row: bool) -> list[str]:
@@ -38,9 +41,12 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     if plan.to_run:
         lines += _reference_lines(plan, settings, gpus)
         lines += bill.lines(plan, settings, gpus, wall_seconds)
-    if every_row:
+    if every_row and plan.to_run:
+        fit = {item.row.row for item in bill.fitting(plan, settings, wall_seconds)}
         lines += [
-            f"  {number}. {_run_line(plan, item, budget)}" for number, item in enumerate(plan.to_run, 1)
+            f"  {number}. {_run_line(plan, item, budget)}"
+            + ("" if item.row.row in fit else "; beyond --max-hours")
+            for number, item in enumerate(plan.to_run, 1)
         ]
     stale = [item.row.row for item in plan.decisions if item.stale]
     if stale:
@@ -48,7 +54,16 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     for action, words in SKIPPED.items():
         for reason, ids in _by_reason(plan.having(action)):
             lines.append(f"{words}: {rows_text(ids)}{reason}")
+    if every_row and not plan.to_run:
+        lines += _rented_instead(plan)
     return lines
+
+
+def _rented_instead(plan: Plan) -> Iterator[str]:
+    """Where nothing runs for want of GPUs."""
+    for item in plan.having(Action.MISFIT)[:1]:
+        if item.row.gpu is not None:
+            yield f"to plan as if this machine had them: --dry-run --on {item.row.hardware}"
 
 
 def _headline(plan: Plan, settings: Settings, gpus: Sequence[Gpu], wall_seconds: float) -> str:
@@ -95,7 +110,8 @@ def _by_reason(decisions: Iterable[Decision]) -> list[tuple[str, list[str]]]:
 
 
 def rows_text(ids: Sequence[str]) -> str:
-    """``row 4``, ``rows 1-3, 7``: runs of numbers drawn together."""
+    """``row 4``, ``rows 1-3, 7``: runs of numbers drawn together; the count in place of the end of a long
+    list."""
     numbers = sorted(int(row) for row in ids if row.isdigit())
     runs: list[list[int]] = []
     for number in numbers:
@@ -105,6 +121,8 @@ def rows_text(ids: Sequence[str]) -> str:
             runs.append([number, number])
     parts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
     parts += sorted(row for row in ids if not row.isdigit())
+    if len(parts) > MOST_RUNS:
+        parts[MOST_RUNS:] = [f"... ({len(ids)} in all)"]
     return f"row{'s' * (len(ids) != 1)} {', '.join(parts)}"
 
 
