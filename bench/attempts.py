@@ -60,8 +60,16 @@ def first_complaint(error: ValidationError) -> str:
 
 
 def complaints(error: ValidationError) -> Iterator[str]:
-    """``field: what is wrong with it``, each on one line."""
-    for each in error.errors(include_url=False, include_input=False):
+    """``field: what is wrong with it``, each on one line; of a file of another version that alone."""
+    found = error.errors(include_url=False)
+    for each in found:
+        if each["loc"] == ("schema_version",):
+            yield (
+                f"schema_version: {each['input']!r}, of another version of fluxbench; this one reads "
+                f"{each['ctx']['expected']}"
+            )
+            return
+    for each in found:
         yield f"{'.'.join(map(str, each['loc'])) or 'the whole file'}: {each['msg']}"
 
 

@@ -3,6 +3,9 @@ so that ``fluxbench --help`` stays under 0.3 s and the host side never imports t
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
 import click
 
 from bench.commands.campaign import bench, demo, fan_out_command, sync
@@ -14,8 +17,25 @@ from bench.commands.measure import overhead, run
 from bench.commands.results import check, quality, report, schema
 from bench.commands.tryout import construct, correctness
 
+UNUSABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+)
+"""What a file system says of a place that its user can mend. Any other OSError is a fault of ours."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno not in UNUSABLE or error.filename is None:
+                raise
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}; give it room and permission, or name another place"
+            ) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="fluxbench")
 def main() -> None:
     """Run a matrix of FLUX inference optimisations and find the fastest stack you can defend."""

@@ -175,9 +175,12 @@ def _distances(attempt: Path, reference: Path) -> tuple[quality.Prompt, ...]:
 
 def run(wanted: Path, again: bool, matrix: Sequence[Row], say: Callable[[str], None]) -> int:
     """One line an attempt, and one for attempts that lack the same reference; 1 when pictures could not be
-    compared."""
+    compared, 2 where there is no attempt at all."""
     wanted = wanted.resolve()
     root = layout.root_of(wanted)
+    if not any(folder.is_relative_to(wanted) for folder in layout.attempts(root)):
+        say(f"{wanted} holds no attempt; `make demo` or `make bench ROW=42` makes some")
+        return 2
     attempts, unreadable = pictured(root)
     failed = len(unreadable)
     for sentence in unreadable:

@@ -231,6 +231,15 @@ def test_a_missing_or_damaged_file_is_named(folder: Path, name: str) -> None:
     assert [fault for fault in faults(folder.parents[4]) if fault.startswith(f"{path}: missing")]
 
 
+def test_a_result_of_another_version_is_called_that_and_not_picked_to_pieces(folder: Path) -> None:
+    path = folder / "result.json"
+    newer = {**json.loads(path.read_text()), "schema_version": 2, "colour": "blue"}
+    path.write_text(json.dumps(newer))
+    assert [fault for fault in faults(folder.parents[4]) if fault.startswith(f"{path}: ")] == [
+        f"{path}: schema_version: 2, of another version of fluxbench; this one reads 1"
+    ]
+
+
 def test_telemetry_out_of_range_is_found(folder: Path) -> None:
     path = folder / "telemetry.csv.gz"
     header, first, *_ = gzip.decompress(path.read_bytes()).decode().splitlines()

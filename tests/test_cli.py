@@ -101,6 +101,22 @@ def test_a_wrong_question_is_answered_with_what_to_do(arguments: list[str], mess
     assert "Traceback" not in done.stderr
 
 
+def test_a_row_that_does_not_fit_has_no_overhead_but_a_sentence() -> None:
+    done = fluxbench("overhead", "1")
+    assert done.returncode == 1
+    assert "nothing was measured: row 1 (fp32 on a100x1, txt2img): it wants 1 x a100" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_place_that_cannot_be_used_is_named_without_a_traceback(tmp_path: Path) -> None:
+    results = tmp_path / "file" / "results"
+    results.parent.touch()
+    done = fluxbench("fan-out", "--where", "row=277", "--executor", "local", "--results", str(results))
+    assert done.returncode == 1
+    assert f"{results}: Not a directory; give it room and permission, or name another place" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_wrong_matrix_is_refused_with_every_mistake(matrix: Path) -> None:
     text = matrix.read_text().replace("canny", "cany", 1).replace("inpaint", "impaint", 1)
     matrix.write_text(text)

@@ -209,6 +209,10 @@ def test_the_command_prints_a_line_for_each_attempt_and_fails_on_damage(tree: Pa
     assert "p1" in damaged.output
     missing = CliRunner().invoke(main, ["quality", str(tree / "nowhere")])
     assert missing.exit_code == 2
+    empty = tree / "empty"
+    empty.mkdir()
+    nothing = CliRunner().invoke(main, ["quality", str(empty)])
+    assert (nothing.exit_code, "holds no attempt" in nothing.output) == (2, True)
 
 
 # --- Metrics and tiers -------------------------------------------------------------------------------

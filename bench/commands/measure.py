@@ -43,7 +43,7 @@ def parse_load(_: click.Context, __: click.Parameter, text: str) -> Load:
 
 
 @click.command()
-@click.argument("row_id", metavar="ROW", required=False)
+@click.argument("row_id", metavar="[ROW]", required=False)
 @matrix_option
 @click.option("--row-json", metavar="JSON", help="The row itself, as the host passes it, instead of ROW.")
 @click.option(
@@ -118,7 +118,7 @@ def run(row_id: str | None, row_json: str | None, matrix_path: Path, **asked: An
 
 
 @click.command()
-@click.argument("row_id", metavar="ROW", required=False)
+@click.argument("row_id", metavar="[ROW]", required=False)
 @matrix_option
 @click.option(
     "--weights",
@@ -140,13 +140,17 @@ def overhead(
 
     Without ROW: the reference on this machine's GPU, else the tiny baseline on its CPU. Exits 1 above 0.5 %.
     """
+    from bench.axes.option import Unavailable
     from bench.host.command import here
     from bench.record import write_atomically
     from bench.runner.command import measure_overhead, usual_row
 
     everything = read_rows(matrix_path)
     row = find_row(everything, row_id, matrix_path) if row_id else usual_row(everything, here())
-    cost = measure_overhead(row, weights, pairs)
+    try:
+        cost = measure_overhead(row, weights, pairs)
+    except Unavailable as error:
+        raise click.ClickException(f"nothing was measured: {error}") from None
     text = cost.model_dump_json(indent=1)
     if output is not None:
         write_atomically(output, text + "\n")

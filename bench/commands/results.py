@@ -21,7 +21,8 @@ from bench.commands.options import matrix_option, read_rows
 def quality(path: Path, again: bool, matrix_path: Path) -> None:
     """Hold saved pictures against their reference's and write quality.json; no row is run again.
 
-    RESULTS is the tree, or any part of it. Exits 1 when pictures could not be compared.
+    RESULTS is the tree, or any part of it. Exits 1 when pictures could not be compared, and 2 when RESULTS
+    has no attempt.
     """
     from bench.judging import run
 
