@@ -8,8 +8,10 @@ import pytest
 from fake_attempts import write_attempt
 from fakes import fake_cell, fake_result, fake_row
 from reports import COMPILED, REFERENCE, attempt, comparison, rendered, texts
+from scipy.special import stdtrit
 
 from bench import record
+from bench.config import SINGLE
 from bench.record import Code
 from bench.report.answers import entries
 from bench.report.chart_data import latency_rows
@@ -141,7 +143,7 @@ def test_an_unstable_side_gets_no_verdict_and_is_marked_wherever_its_numbers_sta
     case = rendered(tmp_path).pages[0].sections[0].cases[0]
     for gain in (case.gains.speedups["4", (1, 1)], case.gains.layers[0].gain):
         assert gain.verdict is Verdict.AMBIGUOUS
-        assert certainty(gain) == "no interval: the row is unstable"
+        assert certainty(gain.ratio) == "no interval: the row is unstable"
     tables = [each for each in case.side if not each.title.startswith("Gains by layer")]
     assert len(tables) >= 4
     for table in tables:
@@ -225,6 +227,14 @@ def test_gains_are_attributed_to_the_change_from_the_parent(tmp_path: Path) -> N
     assert crossed is not None
     assert crossed.value == pytest.approx(5.5 / 5.25, rel=0.01)
     assert layers["6"].interacts
+    (table,) = (
+        each
+        for each in rendered(tmp_path).pages[0].sections[0].cases[0].side
+        if each.title.startswith("Gains by layer")
+    )
+    shown = {line.entries[0].text: line.entries[-1] for line in table.lines}["bf16 + cudnn + inductor"]
+    assert shown.note == f"{certainty(crossed)}; not the product of its parts"
+    assert shown.note.startswith("CI 1.0")
 
 
 def test_the_headline_names_the_fastest_stack_beside_the_reference(tmp_path: Path) -> None:
@@ -249,3 +259,14 @@ def test_a_wait_of_microseconds_is_no_number_with_an_exponent() -> None:
 
 def test_the_interval_of_a_ratio_shows_on_which_side_of_one_it_lies() -> None:
     assert ratio_bounds((0.9954, 1.0234)) == "0.995–1.023"
+
+
+def test_the_spread_of_references_is_said_as_a_share_of_seconds(tmp_path: Path) -> None:
+    for minutes, seconds in enumerate((5.0, 5.5)):
+        attempt(tmp_path, REFERENCE, shapes=[(1, 1)], n=36, minutes=minutes, median_seconds=seconds)
+    view = rendered(tmp_path).pages[0].sections[0]
+    runs = view.section.measurements[0].cells[SINGLE].runs
+    ratio = sorted(runs[1])[17] / sorted(runs[0])[17]
+    of_two_processes = float(stdtrit(1, 0.975))
+    share = 100 * (ratio**of_two_processes - 1)  # of seconds, not of their logarithms
+    assert f"may be {share:.2f} % apart" in view.spread_note

@@ -10,6 +10,7 @@ from fake_attempts import write_attempt
 from fakes import STEPS_SHARE, fake_cell, fake_result, fake_row
 
 from bench import check, record
+from bench.config import SINGLE
 from bench.matrix import Row
 from bench.report.charts import Figure, figures
 from bench.report.load import load
@@ -57,11 +58,35 @@ def test_efficiency_is_of_the_same_stack_and_of_the_fastest_lossless_one_on_one_
     measured(tmp_path, EAGER, 4.0)
     _, case = view_of(tmp_path)
     line = line_of(case, "bf16 + ulysses2")
-    assert float(line["Speed-up"].rstrip("×")) == pytest.approx(5.0 / 4.0, abs=0.02)
+    assert float(line["Speed-up"].partition("×")[0]) == pytest.approx(5.0 / 4.0, abs=0.02)
     assert float(line["Efficiency (%)"]) == pytest.approx(100 * 5.0 / 8.0, abs=1)
     assert float(line["Efficiency over the fastest (%)"]) == pytest.approx(100 * 3.8 / 8.0, abs=1), (
         "none has pictures: compiling keeps the arithmetic, quantising does not"
     )
+
+
+def test_a_speed_up_of_several_gpus_needs_two_processes_of_both_for_an_interval(tmp_path: Path) -> None:
+    for minutes in (0, 30):
+        measured(tmp_path, ONE, 5.0, seed=minutes, minutes=minutes)
+        measured(tmp_path, ONE_COMPILED, 3.8, seed=minutes, minutes=minutes)
+    measured(tmp_path, EAGER, 4.0)
+    for minutes in (0, 30):
+        measured(tmp_path, ULYSSES, 2.2, seed=minutes, minutes=minutes)
+    _, case = view_of(tmp_path)
+    once, twice = (
+        scaled.gain
+        for scaled in sorted(case.scaled, key=lambda each: each.measurement.row.compilation != "none")
+    )
+    assert line_of(case, "bf16 + ulysses2")["Speed-up"].endswith("AMBIGUOUS")
+    assert once is not None
+    assert once.ratio.missing == "one process a side; for several GPUs both sides need two", (
+        "the reference ran twice"
+    )
+    assert case.gains.speedups[EAGER.row, SINGLE].ratio.missing == once.ratio.missing
+    assert line_of(case, "bf16 + ulysses2 + inductor")["Speed-up"].endswith("FASTER")
+    assert twice is not None
+    low, high = twice.ratio.interval() or (0.0, 0.0)
+    assert 1.6 < low < 3.8 / 2.2 < high < 1.9
 
 
 def test_another_hosts_gpu_is_no_t1(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Answer:
         seconds = quantile(self.reference.latency.p50, self.reference.latency)
         where = f" on one of these GPUs, {self.one_gpu}" if self.one_gpu else ""
         said = f"the reference took {seconds} s{where}"
-        why = certainty(self.gain) if self.gain else self.refusal
+        why = certainty(self.gain.ratio) if self.gain else self.refusal
         return f"{said}; {why}" if why else said
 
     @property

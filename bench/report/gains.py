@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bench import stats
-from bench.compare import Ratio, interaction, reference_spread, speedup
+from bench.compare import ONE_PROCESS, Ratio, interaction, reference_spread, speedup
 from bench.config import SINGLE, Shape
 from bench.record import CLOSED
 from bench.report import names, packages
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell
 from bench.verdicts import Verdict, interacts, verdicts
+
+SEVERAL_GPUS = "one process a side; for several GPUs both sides need two"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def gains(case: UseCase, spread: float | None, of_one_gpu: Measurement | None = 
         for each in case.measurements
         if unlike.get(each.row.row)
         for shape in each.cells
-        if _comparable(each, shape) and _comparable(base, shape)
+        if comparable(each, shape) and comparable(base, shape)
     }
     return Gains(
         reference=base,
@@ -115,16 +117,16 @@ def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> 
     """Holm's correction spans the candidates of one cell: that is the ranking a reader sees."""
     found: dict[tuple[str, Shape], Gain] = {}
     for shape in base.cells if base else ():
-        reference = _comparable(base, shape)
+        reference = comparable(base, shape)
         if reference is None:
             continue
         candidates = {
             each.row.row: cell
             for each in case.measurements
-            if base and each is not base and not refusal(each, base) and (cell := _comparable(each, shape))
+            if base and each is not base and not refusal(each, base) and (cell := comparable(each, shape))
         }
         ratios = [
-            _unless_marked(speedup(reference.side, cell.side, spread), reference=reference, row=cell)
+            told(speedup(reference.side, cell.side, spread), case.gpu_count, reference=reference, row=cell)
             for cell in candidates.values()
         ]
         for row, ratio, word in zip(candidates, ratios, verdicts(ratios), strict=True):
@@ -132,15 +134,20 @@ def _speedups(case: UseCase, base: Measurement | None, spread: float | None) -> 
     return found
 
 
-def _comparable(measurement: Measurement | None, shape: Shape = SINGLE) -> PooledCell | None:
+def comparable(measurement: Measurement | None, shape: Shape = SINGLE) -> PooledCell | None:
     """A ratio of medians that may not be printed may not be printed either."""
     cell = measurement.cells.get(shape) if measurement else None
     return cell if cell and cell.latency.p50.supported else None
 
 
-def _unless_marked(ratio: Ratio, **sides: PooledCell) -> Ratio:
+def told(ratio: Ratio, gpus: int, **sides: PooledCell) -> Ratio:
     """Without an interval, so without a verdict, where a side is not ``ok``: what drifted while it was
-    measured has no median that another process would find again. ``sides``: by what they are called."""
+    measured has no median that another process would find again. ``sides``: by what they are called.
+
+    Of several GPUs there is no reference to repeat in their stead, and one GPU's says nothing of how far
+    their processes differ."""
+    if gpus > 1 and ratio.missing == ONE_PROCESS:
+        ratio = replace(ratio, missing=SEVERAL_GPUS)
     marked = [f"the {name.replace('_', ' ')} is {cell.code}" for name, cell in sides.items() if cell.marks]
     return replace(ratio, errors=(), added=0.0, missing=" and ".join(marked)) if marked else ratio
 
@@ -149,9 +156,9 @@ def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
     steps = []
     for each in case.measurements:
         parent = case.parent(each)
-        cell, before = _comparable(each), _comparable(parent)
+        cell, before = comparable(each), comparable(parent)
         if parent and cell and before and not refusal(each, parent):
-            gain = _unless_marked(speedup(before.side, cell.side, spread), parent=before, row=cell)
+            gain = told(speedup(before.side, cell.side, spread), case.gpu_count, parent=before, row=cell)
             steps.append((each, parent, gain))
     for (each, parent, ratio), word in zip(steps, verdicts([step[2] for step in steps]), strict=True):
         yield Layer(
@@ -166,7 +173,7 @@ def _layers(case: UseCase, spread: float | None) -> Iterable[Layer]:
 def _refused_layers(case: UseCase) -> Iterable[RefusedLayer]:
     for each in case.measurements:
         parent = case.parent(each)
-        if parent and _comparable(each) and _comparable(parent) and (why := refusal(each, parent)):
+        if parent and comparable(each) and comparable(parent) and (why := refusal(each, parent)):
             yield RefusedLayer(each, parent, names.change(each.row, parent.row), why)
 
 
@@ -180,9 +187,9 @@ def _interaction(case: UseCase, both: Measurement, one: Measurement, spread: flo
     other = next((each for each in case.measurements if each.row.stack == wanted), None)
     if other is None or other is both or any(refusal(each, base) for each in (one, other, both)):
         return None
-    cells = [cell for each in (base, one, other, both) if (cell := _comparable(each))]
+    cells = [cell for each in (base, one, other, both) if (cell := comparable(each))]
     if len(cells) < 4:
         return None
     reference, parent, alone, row = cells
     crossed = interaction(reference.side, parent.side, alone.side, row.side, spread)
-    return _unless_marked(crossed, reference=reference, parent=parent, change_alone=alone, row=row)
+    return told(crossed, case.gpu_count, reference=reference, parent=parent, change_alone=alone, row=row)

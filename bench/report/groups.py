@@ -37,6 +37,10 @@ class UseCase:
     def slug(self) -> str:
         return names.use_case_slug(self.task, self.control)
 
+    @property
+    def gpu_count(self) -> int:
+        return self.measurements[0].row.gpu_count
+
     @cached_property
     def reference(self) -> Measurement | None:
         return next((each for each in self.measurements if each.row.is_reference), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench import stats
+from bench.compare import Ratio
 from bench.config import CELLS, SINGLE, Shape
 from bench.quality import Closeness
 from bench.record import CLOSED, HAS_NUMBERS, Code, Distribution, Quantile
@@ -213,13 +214,13 @@ def gain_entry(gain: Gain | None, *, is_reference: bool = False, refusal: str = 
         return Entry("1" if is_reference else MISSING, 1.0 if is_reference else None)
     strong = gain.verdict is Verdict.FASTER
     text = f"{ratio(gain.ratio.value)} {gain.verdict}"
-    return Entry(text, gain.ratio.value, note=certainty(gain), strong=strong)
+    return Entry(text, gain.ratio.value, note=certainty(gain.ratio), strong=strong)
 
 
-def certainty(gain: Gain) -> str:
+def certainty(of: Ratio) -> str:
     """``CI 1.337–1.355``, or what is missing for one."""
-    bounds = gain.ratio.interval()
-    return f"CI {ratio_bounds(bounds)}" if bounds else f"no interval: {gain.ratio.missing}"
+    bounds = of.interval()
+    return f"CI {ratio_bounds(bounds)}" if bounds else f"no interval: {of.missing}"
 
 
 def quality_entry(measurement: Measurement) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,8 +60,9 @@ class SectionView:
     def spread_note(self) -> str:
         """How far equal processes differ here, and what follows for the speed-ups."""
         if self.spread is not None:
+            apart = 100 * math.expm1(self.spread)
             return (
-                f"Two processes that do the same may be {100 * self.spread:.2f} % apart on this host (95 %,"
+                f"Two processes that do the same may be {apart:.2f} % apart on this host (95 %,"
                 " from its references' processes); that is added to every interval from one process a side."
             )
         if any(view.case.reference for view in self.cases):

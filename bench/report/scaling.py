@@ -7,19 +7,21 @@ used, and replicas on all of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import steady
+from bench.compare import Ratio, speedup
 from bench.matrix import PLAIN
 from bench.record import Agreement, Result
-from bench.report.gains import refusal
+from bench.report.gains import Gain, comparable, refusal, told
 from bench.report.gpu_time import communication_seconds
 from bench.report.groups import Section, UseCase, fastest, is_lossless
-from bench.report.matrix_table import STACK, p50_entry, quantile_entry, scope, stack_entry
+from bench.report.matrix_table import STACK, gain_entry, p50_entry, quantile_entry, scope, stack_entry
 from bench.report.names import stack
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, percentage
 from bench.report.text import MISSING, ratio
+from bench.verdicts import verdicts
 
 MB = 1e6
 
@@ -35,6 +37,8 @@ class Scaled:
     """The fastest lossless stack on one of them."""
     replicas: Measurement | None
     """The same stack as one replica a GPU; None for replicas themselves."""
+    gain: Gain | None = None
+    """Of one request over ``own``; None for replicas, each of which takes as long as one GPU."""
 
     @property
     def gpus(self) -> int:
@@ -44,11 +48,13 @@ class Scaled:
     def shares_requests(self) -> bool:
         return self.measurement.row.parallel != "replicas"
 
-    def speedup(self, over: Measurement | None) -> float | None:
-        """Of one request; None for replicas, each of which takes as long as one GPU."""
-        one, several = p50(over), p50(self.measurement)
-        alike = self.shares_requests and not self.refusal(over)
-        return one / several if one and several and alike else None
+    @property
+    def ratio(self) -> Ratio | None:
+        """Of one request over ``own``, before any correction for the others in the table."""
+        one, several = comparable(self.own), comparable(self.measurement)
+        if one is None or several is None or not self.shares_requests or self.refusal(self.own):
+            return None
+        return told(speedup(one.side, several.side), self.gpus, one_GPU=one, row=several)
 
     def refusal(self, other: Measurement | None) -> str:
         """Why nothing is divided by or into the other's figures."""
@@ -138,7 +144,7 @@ def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tupl
         for each in other.measurements
     ]
     best = fastest(each for each in alone if is_lossless(each))
-    return tuple(
+    found = [
         Scaled(
             measurement=each,
             own=fastest(one for one in alone if _same_but_parallel(one, each)),
@@ -147,6 +153,12 @@ def scaled(section: Section, case: UseCase, sections: Sequence[Section]) -> tupl
         )
         for each in case.measurements
         if each.cells
+    ]
+    ratios = {index: ratio for index, each in enumerate(found) if (ratio := each.ratio)}
+    words = dict(zip(ratios, verdicts([*ratios.values()]), strict=True))
+    return tuple(
+        replace(each, gain=Gain(ratios[index], words[index])) if index in ratios else each
+        for index, each in enumerate(found)
     )
 
 
@@ -178,7 +190,7 @@ COLUMNS = (
     STACK,
     Column("p50 (s)", hint="One user, one image, on all GPUs"),
     Column("One GPU, same stack, p50 (s)"),
-    Column("Speed-up", hint="Of one request, over the same stack on one of these GPUs"),
+    Column("Speed-up", hint="Of one request, over the same stack on one of these GPUs; verdict and 95 % CI"),
     Column("Efficiency (%)", hint="T1 / (N × TN), T1 of the same stack on one of these GPUs"),
     Column("Efficiency over the fastest (%)", hint="T1 of the fastest lossless stack on one of these GPUs"),
     Column(
@@ -208,7 +220,7 @@ def _line(of: Scaled) -> Line:
         stack_entry(of.measurement, cell, *(of.measurement.cell(users) for users in images)),
         quantile_entry(cell.latency.p50, cell.latency) if cell else Entry(MISSING),
         p50_entry(one),
-        figure(of.speedup(of.own), ratio(of.speedup(of.own)), note=of.refusal(of.own)),
+        gain_entry(of.gain, refusal=of.refusal(of.own)),
         _share(own),
         _share(best, of.refusal(of.best) or t1),
         agreement_entry(of.measurement.latest.agreement),

@@ -13,6 +13,7 @@ from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
     SHAPE,
     STACK,
+    certainty,
     gain_entry,
     memory_entry,
     p50_entry,
@@ -241,10 +242,13 @@ def _layer_medians(layer: Layer | RefusedLayer) -> tuple[Entry, ...]:
 
 
 def _layer_line(layer: Layer) -> Line:
-    crossed = layer.interaction.value if layer.interaction else None
-    entries = (
-        *_layer_medians(layer),
-        gain_entry(layer.gain),
-        figure(crossed, ratio(crossed), note="not the product of its parts" if layer.interacts else ""),
-    )
-    return Line(entries)
+    return Line((*_layer_medians(layer), gain_entry(layer.gain), _interaction_entry(layer)))
+
+
+def _interaction_entry(layer: Layer) -> Entry:
+    """With its interval: four medians with errors of their own are seldom just the product of their parts."""
+    crossed = layer.interaction
+    if crossed is None:
+        return Entry(MISSING)
+    shown = "; not the product of its parts" if layer.interacts else ""
+    return Entry(ratio(crossed.value), crossed.value, note=f"{certainty(crossed)}{shown}")
