@@ -12,6 +12,7 @@ import pytest
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 
+from bench.config import QUALITY_TIERS
 from bench.record import Code, Result
 from bench.report.write import write
 
@@ -220,3 +221,22 @@ def test_the_row_of_an_answer_leads_to_its_attempts_folded_open(
     result = report[1]["bf16 + inductor"]
     assert page.get_by_text(f"row-0003/synthetic/{result.attempt}").is_visible()
     assert not page.get_by_text("row-0002/synthetic/").is_visible()
+
+
+def test_every_part_of_a_page_with_many_is_linked_in_sight_on_a_wide_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 800})
+    cut_off = page.locator(".bar nav").evaluate(
+        """nav => {
+            for (let part = 0; part < 14; part++) nav.append(nav.querySelector("a").cloneNode(true));
+            [...nav.children].forEach(link => { link.textContent = "GPU-0123abcd"; });
+            const end = nav.getBoundingClientRect().right;
+            return [...nav.children].filter(link => link.getBoundingClientRect().right > end).length;
+        }"""
+    )
+    assert cut_off == 0
+
+
+def test_the_guide_says_what_a_quality_is_by_the_bounds_that_decide(page: Page) -> None:
+    said = (page.locator("dl.guide").first.text_content() or "").lower()
+    for tier in QUALITY_TIERS[:-1]:
+        assert f"{tier.name}: psnr from {tier.min_psnr_db:g} db, ssim from {tier.min_ssim:g}, " in said

@@ -97,7 +97,8 @@ where_option = click.option(
     "--where",
     default="",
     metavar="CONDITIONS",
-    help='Conditions that all hold, like "hardware=h100x1 task=txt2img,img2img phase!=1".',
+    help='Conditions that all hold, like "hardware=h100x1 task=txt2img,img2img phase!=1"; a comma '
+    "means any of. They may name the columns of matrix.csv, phase and image. Default: every row of the tier.",
 )
 
 

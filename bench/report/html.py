@@ -94,7 +94,7 @@ def _environment(report: Report) -> jinja2.Environment:
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),
         "effect": config.COMPARISON.smallest_effect,
-        "tiers": ", ".join(tier.name for tier in config.QUALITY_TIERS),
+        "tiers": "; ".join(map(tier_words, config.QUALITY_TIERS)),
         "weights_notes": names.WEIGHTS_NOTES,
         "side": SIDE,
         "width": timeline.WIDTH,
@@ -102,6 +102,16 @@ def _environment(report: Report) -> jinja2.Environment:
         "detail_of_machine": lambda view: list(machine(view)),
     }
     return environment
+
+
+def tier_words(tier: config.QualityTier) -> str:
+    """``near: PSNR from 22 dB, SSIM from 0.85, latents within 15 %``; of the lowest that it is the rest."""
+    if tier == config.QUALITY_TIERS[-1]:
+        return f"{tier.name}: the rest"
+    return (
+        f"{tier.name}: PSNR from {tier.min_psnr_db:g} dB, SSIM from {tier.min_ssim:g}, "
+        f"latents within {tier.max_latent_relative_error:.0%}".replace("%", " %")
+    )
 
 
 def navigation(page: Page) -> list[tuple[str, str]]:
