@@ -91,7 +91,8 @@ def scatter(cells: Sequence[Cell]) -> tuple[float, int]:
 
 
 def speedup(one: Cell, other: Cell, references: Sequence[Cell], level: float = 0.95) -> Limits | None:
-    """``references``: every cell of the host's, whose spread is added where a side is one process."""
+    """``references``: of each of the host's the cell that most processes measured. Their spread is added
+    where a side is one process."""
     limits, others = interval(one.values), interval(other.values)
     if limits is None or others is None or not one.code == other.code == "ok":
         return None
@@ -178,7 +179,11 @@ def test_every_printed_speed_up_follows_from_the_raw_requests_of_both_rows(lines
     references = {key[0] for _, line, key in lines if "(reference" in line["Stack"]}
     checked = 0
     for base_place, base in {(place, key) for place, _, key in lines if key[0] in references and key[3] == 1}:
-        of_host = [cell for key, cell in pooled().items() if key[0] in references and key[1:3] == base[1:3]]
+        cells = [item for item in sorted(pooled().items()) if item[0][1:3] == base[1:3]]
+        of_host = [
+            max((cell for key, cell in cells if key[0] == row), key=lambda cell: len(cell.runs))
+            for row in references & {key[0] for key, _ in cells}
+        ]
         beside = [
             (line["Speed-up"], key)
             for place, line, key in lines

@@ -261,6 +261,19 @@ def test_the_interval_of_a_ratio_shows_on_which_side_of_one_it_lies() -> None:
     assert ratio_bounds((0.9954, 1.0234)) == "0.995–1.023"
 
 
+def test_cells_of_the_same_processes_are_no_further_evidence_of_how_far_references_lie_apart(
+    tmp_path: Path,
+) -> None:
+    spreads = []
+    for shapes in ([(1, 1)], [(1, 1), (4, 1), (1, 4)]):
+        folder = tmp_path / str(len(shapes))
+        for minutes, seconds in enumerate((5.0, 5.5)):
+            attempt(folder, REFERENCE, shapes=shapes, n=36, minutes=minutes, median_seconds=seconds)
+        spreads.append(rendered(folder).pages[0].sections[0].spread)
+    assert spreads[0] is not None
+    assert spreads[0] == spreads[1]
+
+
 def test_the_spread_of_references_is_said_as_a_share_of_seconds(tmp_path: Path) -> None:
     for minutes, seconds in enumerate((5.0, 5.5)):
         attempt(tmp_path, REFERENCE, shapes=[(1, 1)], n=36, minutes=minutes, median_seconds=seconds)

@@ -76,14 +76,11 @@ class Gains:
 
 
 def host_spread(section: Section) -> float | None:
-    """From every cell of every reference of the host that ran in several processes."""
-    references = (case.reference for case in section.use_cases)
-    return reference_spread(
-        [stats.median(run) for run in cell.runs]
-        for reference in references
-        if reference
-        for cell in reference.cells.values()
-    )
+    """From every reference of the host that ran in several processes, each by the cell that most of them
+    measured: what moves one cell of a process moves its others, so that they are no further evidence."""
+    references = [case.reference for case in section.use_cases if case.reference and case.reference.cells]
+    cells = (max(each.cells.values(), key=lambda cell: len(cell.runs)) for each in references)
+    return reference_spread([stats.median(run) for run in cell.runs] for cell in cells)
 
 
 def gains(case: UseCase, spread: float | None, of_one_gpu: Measurement | None = None) -> Gains:
