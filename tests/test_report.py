@@ -87,6 +87,15 @@ def test_the_runs_p50s_stand_beside_n_because_the_pooled_interval_does_not_know_
     assert entry in entries(view.case, view.answer)
 
 
+def test_a_run_that_was_unstable_beside_stable_ones_is_said_to_be_left_out(tmp_path: Path) -> None:
+    attempt(tmp_path, REFERENCE, n=8)
+    attempt(tmp_path, REFERENCE, n=8, minutes=30, code=Code.UNSTABLE)
+    table = comparison(rendered(tmp_path))
+    place = [column.title for column in table.columns].index("n")
+    (entry,) = {line.entries[place] for line in table.lines if line.shape == "1x1"}
+    assert (entry.text, entry.note) == ("8", "1 unstable left out")
+
+
 def test_requests_of_several_users_are_counted_in_rounds_too(tmp_path: Path) -> None:
     attempt(tmp_path, REFERENCE, cells=[fake_cell(1, 1, n=8), fake_cell(4, 1, n=8)])
     table = comparison(rendered(tmp_path))

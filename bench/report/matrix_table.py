@@ -5,6 +5,7 @@ Pure: from measurements to a table that knows neither Markdown nor HTML.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from bench import stats
@@ -178,13 +179,15 @@ def median_entry(latency: Distribution) -> Entry:
 
 
 def count_entry(cell: PooledCell) -> Entry:
-    """n, with what a reader needs to weigh it: p50 of the fastest run and of the slowest, rounds of users.
-    A run of too few requests for a p50 is counted and has none."""
+    """n, with what a reader needs to weigh it: rounds of users, p50 of the fastest run and the slowest, and
+    runs that are not in n. A run of too few requests for a p50 is counted and has none."""
     medians = [stats.median(run) for run in cell.runs if stats.supported(len(run), 50)]
     apart = f", p50 {number(min(medians))} to {number(max(medians))}" if len(medians) > 1 else ""
     runs = f"{len(cell.runs)} runs{apart}" if len(cell.runs) > 1 else ""
     rounds = plural(cell.n // cell.users, "round") if cell.users > 1 and cell.load == CLOSED else ""
-    return Entry(str(cell.n), cell.n, note="; ".join(filter(None, (rounds, runs))))
+    others = Counter(cell.left_out)
+    left_out = (f"{count} {code} left out" for code, count in others.items())
+    return Entry(str(cell.n), cell.n, note="; ".join(filter(None, (rounds, runs, *left_out))))
 
 
 def p50_entry(cell: PooledCell | None) -> Entry:

@@ -48,6 +48,8 @@ class PooledCell:
     """``ok``, ``unstable`` or ``suspect``: without numbers there is no pooled cell."""
     runs: tuple[tuple[float, ...], ...]
     """Latencies in seconds, one tuple a process, each in order of finishing."""
+    left_out: tuple[Code, ...]
+    """How the other processes ended whose numbers are not among these: marked, where some are ``ok``."""
     latency: Distribution
     medians: dict[str, float]
     """Seconds, of ``queue`` (waiting), ``service``, ``text``, ``denoise``, ``step`` and ``decode``."""
@@ -246,8 +248,9 @@ def _pool(attempts: Sequence[Attempt]) -> dict[Shape, PooledCell]:
     for shape, marked in sorted(found.items()):
         code = Code.OK if any(code is Code.OK for code, _, _ in marked) else marked[-1][0]
         alike = [(cell, anomalies) for other, cell, anomalies in marked if other is code]
+        left_out = tuple(other for other, _, _ in marked if other is not code)
         of_machines = [anomaly for _, anomalies in alike for anomaly in anomalies]
-        pooled[shape] = _pool_cell(code, [cell for cell, _ in alike], of_machines, pooled)
+        pooled[shape] = _pool_cell(code, [cell for cell, _ in alike], left_out, of_machines, pooled)
     return pooled
 
 
@@ -261,7 +264,11 @@ def _failed(attempts: Sequence[Attempt], measured: Container[Shape]) -> dict[Sha
 
 
 def _pool_cell(
-    code: Code, cells: Sequence[Cell], of_machines: Sequence[Anomaly], smaller: dict[Shape, PooledCell]
+    code: Code,
+    cells: Sequence[Cell],
+    left_out: tuple[Code, ...],
+    of_machines: Sequence[Anomaly],
+    smaller: dict[Shape, PooledCell],
 ) -> PooledCell:
     """``smaller`` holds the cells of fewer images, from which a batch efficiency follows."""
     first = cells[0]
@@ -279,6 +286,7 @@ def _pool_cell(
         load=first.load,
         code=code,
         runs=runs,
+        left_out=left_out,
         latency=latency,
         medians=_medians(cells),
         throughput_images_per_s=_throughput(cells),
