@@ -38,7 +38,11 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="fluxbench")
 def main() -> None:
-    """Run a matrix of FLUX inference optimisations and find the fastest stack you can defend."""
+    """Run a matrix of FLUX inference optimisations and find the fastest stack you can defend.
+
+    `rows` shows what can be run, `fan-out --dry-run` what it would take, `doctor` what this machine lacks,
+    and `report` what was found. README.md has the rest.
+    """
 
 
 COMMANDS = (

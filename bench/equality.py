@@ -43,6 +43,11 @@ END_SECONDS = 10.0
 """For what was killed to be gone."""
 
 
+def rank_counts() -> list[int]:
+    """That methods are declared for."""
+    return sorted({degrees.ranks for degrees in map(degrees_of, AXES["parallel"]) if degrees})
+
+
 def cases(hardware: str, ranks: int) -> Iterator[Case]:
     """Each method of so many ranks that this hardware has; the parallel VAE on top of Ulysses; blocks
     rearranged, which under Ulysses exchange tokens in their own way, with one cache: it is the same code that

@@ -91,6 +91,7 @@ def test_tier_widens_the_selection() -> None:
         (["rows", "--where", "control=depth"], "in other tiers (--tier all)"),
         (["rows", "--matrix", "nowhere.csv"], "nowhere.csv does not exist; run in the repository"),
         (["rows", "--tier", "cor"], "'cor' is not one of"),
+        (["correctness", "--ranks", "3"], "no method is declared for 3; there are some for 2, 4, 8"),
         (["row"], "No such command 'row'"),
     ],
 )

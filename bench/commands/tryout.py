@@ -130,8 +130,13 @@ def correctness(
     found = _read(report.Correct, out, hardware)
     if ranks is None:
         cases = list(report.cases(hardware, extended=extended))
-    else:
+    elif ranks in (counts := equality.rank_counts()):
         cases = list(equality.cases(hardware, ranks))
+    else:
+        raise click.BadParameter(
+            f"no method is declared for {ranks}; there are some for {', '.join(map(str, counts))}",
+            param_hint="--ranks",
+        )
     todo = _Todo([case for case in _about(cases, only) if not found.holds(case)], limit_seconds)
     if ranks is None:
         _write_down(_each(compared.compare, todo, processes, hardware), todo, found, out)
