@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from bench import record
 from bench.config import SINGLE
+from bench.quality import Prompt, against, assemble, save
 from bench.record import Code
 from bench.report.answers import entries
 from bench.report.chart_data import latency_rows
@@ -94,6 +95,26 @@ def test_a_run_that_was_unstable_beside_stable_ones_is_said_to_be_left_out(tmp_p
     place = [column.title for column in table.columns].index("n")
     (entry,) = {line.entries[place] for line in table.lines if line.shape == "1x1"}
     assert (entry.text, entry.note) == ("8", "1 unstable left out")
+
+
+def test_the_worst_prompt_stands_beside_the_median_that_decides_the_tier(tmp_path: Path) -> None:
+    folder, result = attempt(tmp_path, COMPILED)
+    errors, decibels = (0.019, 0.023, 0.018, 0.035), (46.6, 44.5, 47.1, None)
+    prompts = [
+        Prompt(id=f"q{number:02}", latent_relative_error=error, psnr_db=psnr, ssim=0.99)
+        for number, (error, psnr) in enumerate(zip(errors, decibels, strict=True))
+    ]
+    save(assemble(result, against(REFERENCE, result), prompts, [], None), folder)
+    side = rendered(tmp_path).pages[0].sections[0].cases[0].side
+    (table,) = (each for each in side if each.title.startswith("Quality"))
+    (line,) = table.lines
+    assert [(entry.text, entry.note) for entry in line.entries[1:6]] == [
+        ("lossless", ""),
+        ("0.0190", "worst 0.0350"),
+        ("46.6", "worst 44.5"),
+        ("0.9900", "worst 0.9900"),
+        ("4", ""),
+    ]
 
 
 def test_requests_of_several_users_are_counted_in_rounds_too(tmp_path: Path) -> None:
