@@ -156,10 +156,10 @@ def test_rows_without_their_reference_get_it_first_and_last(tmp_path: Path) -> N
 
 def test_the_plan_names_the_added_references_with_their_hours_and_price(tmp_path: Path) -> None:
     plan = planned(tmp_path, [MATRIX[1], MATRIX[5]])
-    assert [item.row.row for item in plan.to_run] == ["1", "11", "2", "12"]
+    assert [item.row.row for item in plan.to_run] == ["1", "2", "11", "12"]
     settings = Settings(tmp_path, "synthetic", QUICK, (SINGLE,), price_per_gpu_hour=100)
     text = "\n".join(plan_lines(plan, settings, ONE_GPU, every_row=True))
-    hours = sum(plan.seconds(item, QUICK) for item in plan.to_run[:2]) / 3600
+    hours = sum(plan.seconds(item, QUICK) for item in plan.to_run if item.row.is_reference) / 3600
     assert "2 rows chosen and 2 references added, 4 to run" in text
     assert "references added, as the chosen rows lack theirs: rows 1, 11, about " in text
     assert f"{hours:.2f} GPU-hours, {hours * 100:.2f} at 100 each" in text

@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from bench.config import BUDGETS, Budget, Shape
 from bench.host.history import Past
-from bench.matrix import Row
+from bench.matrix import Group, Row
 from bench.record import CLOSED, HAS_NUMBERS, RETRIES, Code, Result
 from bench.rules import refusal
 
@@ -282,19 +282,29 @@ def promise(row: Row) -> float:
 
 
 def by_value(rows: Iterable[Row]) -> list[Row]:
-    """Most valuable first, so that a budget that runs out still leaves an answer: every reference (without
-    it no other row of its use case says anything), then the rows most likely to be the fastest. What several
-    GPUs do with a stack says how it scales only beside what one of them does with it, which goes first."""
+    """Most valuable first, so that a budget that runs out still leaves an answer: the rows most likely to be
+    the fastest, each reference before the first row that is held against it. What several GPUs do with a
+    stack says how it scales only beside what one of them does with it, which goes first."""
     chosen = list(rows)
     best: dict[object, float] = {}
     for row in chosen:
         best[_anywhere(row)] = max(promise(row), best.get(_anywhere(row), 0.0))
 
-    def value(row: Row) -> tuple[bool, bool, bool, float, int, float]:
-        plain = not row.is_reference, row.tier != "core", row.control != "none"
-        return *plain, -best[_anywhere(row)], row.gpu_count, -promise(row)
+    def value(row: Row) -> tuple[bool, bool, float, int, float]:
+        return row.tier != "core", row.control != "none", -best[_anywhere(row)], row.gpu_count, -promise(row)
 
-    return sorted(chosen, key=value)
+    opened: dict[Group, tuple[bool, bool, float, int, float]] = {}
+    for row in chosen:
+        if not row.is_reference:
+            opened[row.group] = min(value(row), opened.get(row.group, value(row)))
+
+    groups = list(dict.fromkeys(row.group for row in chosen))
+
+    def turn(row: Row) -> tuple[object, ...]:
+        when = opened.get(row.group, value(row)) if row.is_reference else value(row)
+        return when, groups.index(row.group), not row.is_reference
+
+    return sorted(chosen, key=turn)
 
 
 def _anywhere(row: Row) -> object:
