@@ -5,7 +5,7 @@ Order is identity here: rows get their ids in the order of these tables, so new 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.matrix import REFERENCE
 
@@ -36,6 +36,8 @@ class Combination:
     added: str
     """Axis of what this one adds to its parent."""
     why: str
+    tier: str | None = None
+    """As ``Layer.tier``."""
 
 
 LAYERS = (
@@ -213,12 +215,12 @@ CALLERS_CPU_LAYERS = (Layer("quantization", "gguf-file", _YOUR_FILE, on="fp32", 
 """Of files that only the caller has."""
 
 PICTURE_LAYERS = tuple(
-    layer
+    replace(layer, why=f"pictures: {layer.why}", tier="extended")
     for layer in (*LAYERS, *GPU_LAYERS, *LATER_GPU_LAYERS)
     if layer.on == REFERENCE["precision"] and layer.option not in _REPLAYS
 )
 PICTURE_COMBINATIONS = tuple(
-    combination
+    replace(combination, why=f"pictures: {combination.why}", tier="extended")
     for combination in (*COMBINATIONS, *LATER_COMBINATIONS)
     if combination.changes.get("cache") not in _REPLAYS
 )

@@ -188,13 +188,8 @@ def _pictures() -> Iterator[Declared]:
     for hardware in ONE_GPU:
         place = (hardware, *map(str, TINY_WORKLOAD), *TEXT_TO_IMAGE)
         yield _declare(place, REFERENCE, None, "the reference of a GPU's pictures", tier="extended")
-        for layer in PICTURE_LAYERS:
-            stack = REFERENCE | {layer.axis: layer.option}
-            yield _declare(place, stack, REFERENCE, f"pictures: {layer.why}", tier="extended")
-        for combination in PICTURE_COMBINATIONS:
-            stack = REFERENCE | combination.changes
-            parent = stack | {combination.added: REFERENCE[combination.added]}
-            yield _declare(place, stack, parent, f"pictures: {combination.why}", tier="extended")
+        yield from (_layered(place, layer) for layer in PICTURE_LAYERS)
+        yield from (_stacked(place, combination) for combination in PICTURE_COMBINATIONS)
 
 
 def _descend(place: tuple[str, ...], steps: Iterable[several_gpus.Step]) -> Iterator[Declared]:
@@ -208,18 +203,25 @@ def _alone(layers: Iterable[tuple[str, Layer]]) -> Iterator[Declared]:
     for hardware, layer in layers:
         for use_case in USE_CASES:
             if use_case[1] in CORE_CONTROLS or layer.extended:
-                parent = REFERENCE | {"precision": layer.on}
-                stack = parent | {layer.axis: layer.option}
-                yield _declare(_place(hardware, use_case), stack, parent, layer.why, layer.tier)
+                yield _layered(_place(hardware, use_case), layer)
 
 
 def _combined(combinations: Iterable[Combination]) -> Iterator[Declared]:
     """Each on the reference of one GPU."""
     for hardware, combination, use_case in product(ONE_GPU, combinations, USE_CASES):
         if use_case[1] in CORE_CONTROLS:
-            stack = REFERENCE | combination.changes
-            parent = stack | {combination.added: REFERENCE[combination.added]}
-            yield _declare(_place(hardware, use_case), stack, parent, combination.why)
+            yield _stacked(_place(hardware, use_case), combination)
+
+
+def _layered(place: tuple[str, ...], layer: Layer) -> Declared:
+    parent = REFERENCE | {"precision": layer.on}
+    return _declare(place, parent | {layer.axis: layer.option}, parent, layer.why, layer.tier)
+
+
+def _stacked(place: tuple[str, ...], combination: Combination) -> Declared:
+    stack = REFERENCE | combination.changes
+    parent = stack | {combination.added: REFERENCE[combination.added]}
+    return _declare(place, stack, parent, combination.why, combination.tier)
 
 
 def _place(

@@ -12,6 +12,9 @@ from fakes import fake_cell, fake_result, fake_row
 from bench.cli import main
 from bench.record import Code
 
+TINY_ON_GPU = {"hardware": "h100x1", "model": "tiny", "size": 128, "tier": "extended"}
+"""Of a row."""
+
 
 def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=False)

@@ -8,12 +8,11 @@ import pytest
 from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
-from report_tree import command
+from report_tree import TINY_ON_GPU, command
 
 from bench.cli import main
 
 FAST = {"quantization": "scaledmm-fp8-row", "attention": "flash3", "compilation": "inductor"}
-TINY = {"hardware": "h100x1", "model": "tiny", "size": 128, "tier": "extended"}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, seconds in ((fake_row(row="2"), 5.2), (fake_row(row="4", **FAST), 2.9)):
         write_attempt(results, fake_result(row, median_seconds=seconds))
     for number, change in enumerate(({}, FAST, {"attention": "cudnn"}), 5):
-        row = fake_row(row=str(number), **TINY, **change)
+        row = fake_row(row=str(number), **TINY_ON_GPU, **change)
         write_attempt(results, fake_result(row, median_seconds=0.2), images=True)
     judged = CliRunner().invoke(main, ["quality", str(results)])
     assert judged.exit_code == 0, judged.output

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
-from report_tree import command, tree
+from report_tree import TINY_ON_GPU, command, tree
 
 from bench.axes import AXES
 from bench.matrix import REFERENCE
@@ -25,6 +25,12 @@ def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.Mon
     (folder / "README.md").write_text(f"<!-- fluxbench: {name} -->\n<!-- /fluxbench -->\n")
     assert command(results, "--readme").exit_code == 0
     return [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("|")]
+
+
+def option_line(results: Path, option: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    lines = readme_block(results, "options", folder, monkeypatch)
+    (line,) = (line for line in lines if line.startswith(f"| `{option}`"))
+    return line
 
 
 def test_readme_tables_are_renewed_between_their_markers(
@@ -66,8 +72,7 @@ def test_the_options_of_readme_say_of_one_that_only_failed_how_and_where(
 ) -> None:
     row = fake_row(hardware="h200x2", parallel="xdit-pipefusion2")
     write_attempt(tmp_path / "results", fake_result(row, code=Code.CRASHED))
-    lines = readme_block(tmp_path / "results", "options", tmp_path, monkeypatch)
-    (line,) = (line for line in lines if "`xdit-pipefusion2`" in line)
+    line = option_line(tmp_path / "results", "xdit-pipefusion2", tmp_path, monkeypatch)
     assert "| crashed on H200 |" in line
 
 
@@ -90,9 +95,7 @@ def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot
         ],
     )
     constructed.write(tmp_path / "constructed" / "h100x1.json")
-    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
-    (flash3,) = (line for line in lines if line.startswith("| `flash3`"))
-    (flash2,) = (line for line in lines if line.startswith("| `flash2`"))
+    flash3, flash2 = (option_line(tmp_path, name, tmp_path, monkeypatch) for name in ("flash3", "flash2"))
     assert "| H100 (tiny model) |" in flash3
     assert "| not on H100: needs flash-attn |" in flash2
 
@@ -139,8 +142,7 @@ def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_a
         write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=40))  # the reference once
         for minutes in (0, 30):
             write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=8, host=1, minutes=minutes))
-    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
-    (line,) = (line for line in lines if line.startswith("| `inductor`"))
+    line = option_line(tmp_path, "inductor", tmp_path, monkeypatch)
     assert "n=16 against 16" in line
     assert "(CI " in line
 
@@ -148,19 +150,13 @@ def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_a
 def test_of_the_tiny_model_on_a_gpu_readme_takes_pictures_and_no_speed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = {"hardware": "h100x1", "model": "tiny", "size": 128, "tier": "extended"}
     for number, change in enumerate(
         ({}, {"attention": "flash3"}, {"attention": "flash3", "vae": "tiled"}), 2
     ):
-        write_attempt(tmp_path, fake_result(fake_row(row=str(number), **tiny, **change)))
-    lines = readme_block(tmp_path, "options", tmp_path, monkeypatch)
-    (line,) = (line for line in lines if line.startswith("| `flash3`"))
+        write_attempt(tmp_path, fake_result(fake_row(row=str(number), **TINY_ON_GPU, **change)))
+    line = option_line(tmp_path, "flash3", tmp_path, monkeypatch)
     assert "| H100 (tiny model) | – | – | – | – |" in line
     write_attempt(tmp_path, fake_result(fake_row(row="6", attention="flash3"), median_seconds=5.1))
-    (line,) = (
-        line
-        for line in readme_block(tmp_path, "options", tmp_path, monkeypatch)
-        if line.startswith("| `flash3`")
-    )
+    line = option_line(tmp_path, "flash3", tmp_path, monkeypatch)
     assert "| H100 | 6 | 5.1" in line
     assert not readme_block(tmp_path, "combinations", tmp_path, monkeypatch)

@@ -42,9 +42,19 @@ def test_what_the_caller_says_of_threads_stands(monkeypatch: pytest.MonkeyPatch)
     assert list(tryout._each(threads, todo, PROCESSES, "cpu")) == [(1, 7)]
 
 
-def test_a_time_limit_that_ends_the_command_leaves_no_process_at_work(tmp_path: Path) -> None:
-    asked = [sys.executable, "-m", "bench", "correctness", "--only", "sliced", "--only", "quanto-int8"]
-    command = [*asked, "--processes", str(PROCESSES), "--out", str(tmp_path / "correct.json")]
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--only", "sliced", "--only", "quanto-int8", "--processes", str(PROCESSES)],
+        ["--only", "ulysses2", "--ranks", str(PROCESSES)],
+    ],
+    ids=["processes", "ranks"],
+)
+def test_a_time_limit_that_ends_the_command_leaves_no_process_at_work(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    out = ["--out", str(tmp_path / "correct.json")]
+    command = [sys.executable, "-m", "bench", "correctness", *asked, *out]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         first = next(line for line in running.stdout if line.startswith("[1/"))

@@ -214,17 +214,19 @@ def _each(work: Callable[[Any], Any], todo: _Todo, processes: int, hardware: str
         return
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     # Not forked: CUDA does not survive that.
-    with (
-        ProcessPoolExecutor(processes, get_context("spawn"), _prepare_one, (hardware, threads)) as pool,
-        _killed_when_cut_off(),
-    ):
-        left = iter(todo)
-        running = {pool.submit(work, item) for item in islice(left, processes)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(work, item) for item in islice(left, len(done))}
-            for each in done:
-                yield each.result()
+    with ProcessPoolExecutor(processes, get_context("spawn"), _prepare_one, (hardware, threads)) as pool:
+        try:
+            left = iter(todo)
+            running = {pool.submit(work, item) for item in islice(left, processes)}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, item) for item in islice(left, len(done))}
+                for each in done:
+                    yield each.result()
+        except BaseException:
+            for process in active_children():
+                process.kill()
+            raise
 
 
 def _prepare_one(hardware: str, threads: int) -> None:
@@ -236,20 +238,17 @@ def _prepare_one(hardware: str, threads: int) -> None:
 
 
 @contextmanager
-def _killed_when_cut_off() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the processes that work for this one, too: they would wait for it for ever, and
-    slow down whatever is measured next."""
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C, so that whatever was started for this is ended too: it would wait for ever, and slow down
+    what is measured next."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
-    except BaseException:
-        for process in active_children():
-            process.kill()
-        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+@_ended_by_sigterm()
 def _write_down(answers: Iterable[Any], todo: _Todo, found: Any, out: Path | None) -> None:
     for number, answer in enumerate(answers, 1):
         click.echo(f"[{number}/{len(todo.items)}] {found.add(answer)}")
