@@ -221,7 +221,7 @@ def _line(outcome: Outcome) -> str:
     floor = max((each.latent_relative_error for each in found.noise_floor), default=None)
     noise = "no noise floor yet" if floor is None else f"noise floor {floor:.4f}"
     return (
-        f"{start}{found.tier}; medians of {len(found.prompts)} prompts: latent error"
+        f"{start}{found.tier}, as most prompts; medians of {len(found.prompts)} prompts: latent error"
         f" {found.latent_relative_error:.4f} ({noise}), PSNR {psnr}, SSIM {found.ssim:.4f};"
         f" against {found.reference.attempt}; {found.meaning}; {outcome.what}"
     )

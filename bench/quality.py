@@ -77,6 +77,7 @@ class Quality(Closeness):
     """The row that this one changes a single option of: what that option alone does, also where the rest of
     the stack is not the reference's. None where the parent is the reference, or has no pictures."""
     tier: str
+    """That more than half of the prompts reach, each by itself."""
 
 
 def medians(prompts: Sequence[Closeness]) -> Closeness:
@@ -87,6 +88,13 @@ def medians(prompts: Sequence[Closeness]) -> Closeness:
         psnr_db=None if math.isinf(psnr) else psnr,
         ssim=stats.median([each.ssim for each in prompts]),
     )
+
+
+def tier_of_most(prompts: Sequence[Closeness], floor: Sequence[Closeness]) -> str:
+    """The best one that more than half of the prompts reach. The tier of the medians would be reached by half
+    of an even number, and may be one that no single prompt has: each measure has its own middle prompt."""
+    order = [each.name for each in config.QUALITY_TIERS]
+    return sorted((tier(each, floor) for each in prompts), key=order.index)[len(prompts) // 2]
 
 
 def tier(closeness: Closeness, floor: Sequence[Closeness]) -> str:
@@ -126,9 +134,8 @@ def assemble(
 ) -> Quality:
     if result.weights is None:
         raise ValueError(f"attempt {result.attempt} has pictures but no weights")
-    middle = medians(prompts)
     return Quality(
-        **middle.model_dump(),
+        **medians(prompts).model_dump(),
         attempt=result.attempt,
         fingerprint=result.fingerprint,
         weights=result.weights.source,
@@ -137,7 +144,7 @@ def assemble(
         prompts=list(prompts),
         noise_floor=list(floor),
         parent=parent,
-        tier=tier(middle, floor),
+        tier=tier_of_most(prompts, floor),
     )
 
 

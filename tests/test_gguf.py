@@ -265,6 +265,35 @@ def test_a_users_file_that_is_not_there_is_unavailable(
         AXES["quantization"]["gguf-file"].require(make_row(quantization="gguf-file"), "cpu")
 
 
+@pytest.mark.parametrize("share", [0, 0.01, 0.7])
+def test_a_users_file_that_is_no_gguf_or_half_of_one_is_unavailable(
+    make_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """As an error page of a hub, or a download that broke off."""
+    session, path = make_session(quantization="gguf-file"), tmp_path / "mine.gguf"
+    write_k_quants(session.pipe.transformer, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))] or b"<html>not found</html>")
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
+    with pytest.raises(Unavailable, match=rf"{path} is no .*GGUF.*export {with_gguf.FILE_VARIABLE}="):
+        quantise(session)
+
+
+def test_a_users_file_of_another_model_is_unavailable(
+    make_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t5.gguf"
+    writer = gguf.GGUFWriter(path, arch="t5")
+    writer.add_tensor("enc.blk.0.attn_q.weight", np.zeros((64, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    monkeypatch.setenv(with_gguf.FILE_VARIABLE, str(path))
+    with pytest.raises(Unavailable, match=rf"{path} .*enc\.blk\.0\.attn_q.*FLUX"):
+        quantise(make_session(quantization="gguf-file"))
+
+
 def test_another_file_of_the_users_is_another_measurement(
     make_row: Callable[..., Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,6 +260,24 @@ def test_what_is_as_close_as_the_noise_floor_is_lossless() -> None:
     assert quality.tier(farther, [far]) == "lossy"
 
 
+def test_a_tier_is_what_more_than_half_of_the_prompts_reach() -> None:
+    near, lossless = (
+        quality.Closeness(latent_relative_error=error, psnr_db=40.0, ssim=0.99) for error in (0.03, 0.01)
+    )
+    assert quality.tier_of_most([near, lossless, near, lossless], []) == "near", "half is not enough"
+    assert quality.tier_of_most([lossless, near, lossless], []) == "lossless"
+    assert quality.tier_of_most([near, near, lossless], [near]) == "lossless", "by the noise floor"
+
+
+def test_prompts_that_miss_different_bounds_do_not_add_up_to_a_better_tier() -> None:
+    """The middle error and the middle PSNR are of different prompts, and both look lossless."""
+    blurred = quality.Closeness(latent_relative_error=0.01, psnr_db=30.0, ssim=0.99)
+    far = quality.Closeness(latent_relative_error=0.05, psnr_db=40.0, ssim=0.99)
+    fine = quality.Closeness(latent_relative_error=0.01, psnr_db=40.0, ssim=0.99)
+    assert quality.tier(quality.medians([blurred, far, fine]), []) == "lossless"
+    assert quality.tier_of_most([blurred, far, fine], []) == "near"
+
+
 def test_other_pictures_from_the_same_latents_are_not_lossless() -> None:
     """As tiled decoding gives: seen at 14 dB on the real tiny model."""
     tiled = quality.Closeness(latent_relative_error=0.0, psnr_db=14.2, ssim=0.36)

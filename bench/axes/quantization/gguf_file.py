@@ -133,13 +133,22 @@ def _encoded(wanted: Contents, name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
+def opened(path: Path) -> gguf.GGUFReader:
+    """Its directory is read, its tensors are mapped. Raises ValueError for another kind of file, or half of
+    one."""
+    try:
+        # Copy on write, for torch warns of arrays that it may not write to.
+        return gguf.GGUFReader(path, mode="c")
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no readable GGUF file ({error})") from error
+
+
 def read(path: Path, names: Iterable[str], device: str) -> dict[str, GGUFParameter]:
     """These tensors, still quantised, on the device. Raises ValueError for a file that lacks one."""
     try:
-        # Copy on write, for torch warns of arrays that it may not write to.
-        found = {tensor.name: tensor for tensor in gguf.GGUFReader(path, mode="c").tensors}
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no readable GGUF file ({error}); remove it and run again") from error
+        found = {tensor.name: tensor for tensor in opened(path).tensors}
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it and run again") from error
     parameters = {}
     for name in names:
         if name not in found:

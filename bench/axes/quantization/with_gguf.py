@@ -29,6 +29,9 @@ CACHE_VARIABLE = "FLUXBENCH_GGUF_CACHE"
 FILE_VARIABLE = "FLUXBENCH_GGUF_FILE"
 
 _BLOCK = 32
+_FLUX_BLOCKS = ("double_blocks.0.", "transformer_blocks.0.")
+"""In the original names, and in diffusers'."""
+_ADVICE = f"export {FILE_VARIABLE}=/path/to/flux1-dev-Q4_K_S.gguf"
 
 
 def cache_folder() -> Path:
@@ -110,8 +113,17 @@ def _users_file(work: Work) -> dict[str, Any]:
     and how, is the file's to say; embedders and modulations may be."""
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
+    from bench.axes.quantization import gguf_file
+
     path = Path(os.environ[FILE_VARIABLE])
     session = work.session
+    try:
+        names = [tensor.name for tensor in gguf_file.opened(path).tensors]
+    except ValueError as error:
+        raise Unavailable(f"{work.label}: {error}; {_ADVICE}") from error
+    if not any(block in name for name in names for block in _FLUX_BLOCKS):
+        what = f"holds {', '.join(names[:2]) or 'no tensors'}, and no block of a FLUX transformer"
+        raise Unavailable(f"{work.label}: {path} {what}; {_ADVICE}")
     with tempfile.TemporaryDirectory() as folder:
         work.module.save_config(Path(folder) / "transformer")
         loaded = FluxTransformer2DModel.from_single_file(
@@ -140,7 +152,4 @@ def require_users_file(label: str) -> None:
     named = os.environ.get(FILE_VARIABLE)
     if not named or not Path(named).is_file():
         what = f"{named} does not exist" if named else f"{FILE_VARIABLE} is not set"
-        raise Unavailable(
-            f"{label} runs a GGUF file of your own, and {what};"
-            f" export {FILE_VARIABLE}=/path/to/flux1-dev-Q4_K_S.gguf"
-        )
+        raise Unavailable(f"{label} runs a GGUF file of your own, and {what}; {_ADVICE}")
