@@ -93,8 +93,13 @@ def medians(prompts: Sequence[Closeness]) -> Closeness:
 def tier_of_most(prompts: Sequence[Closeness], floor: Sequence[Closeness]) -> str:
     """The best one that more than half of the prompts reach. The tier of the medians would be reached by half
     of an even number, and may be one that no single prompt has: each measure has its own middle prompt."""
+    return tiers(prompts, floor)[len(prompts) // 2]
+
+
+def tiers(prompts: Sequence[Closeness], floor: Sequence[Closeness]) -> list[str]:
+    """Each prompt's by itself, the best first."""
     order = [each.name for each in config.QUALITY_TIERS]
-    return sorted((tier(each, floor) for each in prompts), key=order.index)[len(prompts) // 2]
+    return sorted((tier(each, floor) for each in prompts), key=order.index)
 
 
 def tier(closeness: Closeness, floor: Sequence[Closeness]) -> str:

@@ -97,7 +97,7 @@ def test_a_run_that_was_unstable_beside_stable_ones_is_said_to_be_left_out(tmp_p
     assert (entry.text, entry.note) == ("8", "1 unstable left out")
 
 
-def test_the_worst_prompt_stands_beside_the_median_that_decides_the_tier(tmp_path: Path) -> None:
+def test_the_worst_prompt_stands_beside_the_median_and_tiers_that_differ_are_counted(tmp_path: Path) -> None:
     folder, result = attempt(tmp_path, COMPILED)
     errors, decibels = (0.019, 0.023, 0.018, 0.035), (46.6, 44.5, 47.1, None)
     prompts = [
@@ -109,7 +109,7 @@ def test_the_worst_prompt_stands_beside_the_median_that_decides_the_tier(tmp_pat
     (table,) = (each for each in side if each.title.startswith("Quality"))
     (line,) = table.lines
     assert [(entry.text, entry.note) for entry in line.entries[1:6]] == [
-        ("lossless", ""),
+        ("near", "lossless on 2, near on 2"),
         ("0.0190", "worst 0.0350"),
         ("46.6", "worst 44.5"),
         ("0.9900", "worst 0.9900"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bench.report.pool import Measurement
 
 PROMPTS = 2
 STACKS = 8
-"""The reference and the fastest others."""
+"""The reference and seven others."""
 SIDE = 128
 """Pixels of a thumbnail."""
 QUALITY = 70
@@ -45,14 +45,18 @@ class Samples:
     strips: tuple[Strip, ...] = ()
     left_out: tuple[str, ...] = ()
     """Stacks that have pictures too."""
+    why_left_out: str = ""
 
 
 def samples(section: Section, case: UseCase) -> Samples:
-    """None for random weights: noise says nothing to the eye."""
+    """None for random weights: noise says nothing to the eye. Of the fastest stacks; where only pictures
+    count, of those that change them most."""
     if section.weights == "synthetic":
         return Samples()
-    pictured = [(each, folder) for each in _reference_first(case) if (folder := _images(each))]
-    return Samples(_strips(pictured[:STACKS]), tuple(names.stack(each.row) for each, _ in pictured[STACKS:]))
+    others, why = (_change, "Closer to the reference") if section.only_pictures else (None, "Slower")
+    pictured = [(each, folder) for each in _in_order(case, others) if (folder := _images(each))]
+    left_out = tuple(names.stack(each.row) for each, _ in pictured[STACKS:])
+    return Samples(_strips(pictured[:STACKS]), left_out, why)
 
 
 def _strips(pictured: Sequence[tuple[Measurement, Path]]) -> tuple[Strip, ...]:
@@ -71,8 +75,15 @@ def _strips(pictured: Sequence[tuple[Measurement, Path]]) -> tuple[Strip, ...]:
     )
 
 
-def _reference_first(case: UseCase) -> list[Measurement]:
-    return sorted(case.measurements, key=lambda each: not each.row.is_reference)
+def _in_order(case: UseCase, others: Callable[[Measurement], float] | None) -> list[Measurement]:
+    """The reference, then the others by this key; None: as they stand, the fastest first."""
+    return sorted(
+        case.measurements, key=lambda each: (not each.row.is_reference, others(each) if others else 0)
+    )
+
+
+def _change(measurement: Measurement) -> float:
+    return -measurement.quality.latent_relative_error if measurement.quality else 0
 
 
 def _images(measurement: Measurement) -> Path | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bench.config import BUDGETS
 from bench.kernel_kinds import HINTS
-from bench.quality import Closeness, Quality
+from bench.quality import Closeness, Quality, tiers
 from bench.record import Result
 from bench.report import names
 from bench.report.gains import Gains, Layer, RefusedLayer
@@ -182,7 +183,7 @@ def closeness(section: Section, case: UseCase) -> Table:
     floor."""
     columns = (
         STACK,
-        Column("Tier", numeric=False, hint="By the medians"),
+        Column("Tier", numeric=False, hint="The best that more than half of the prompts reach"),
         Column("Latent relative error", hint=f"Euclidean, against the reference's latents; {MEDIAN_HINT}"),
         Column("PSNR (dB)", hint=MEDIAN_HINT),
         Column("SSIM", hint=MEDIAN_HINT),
@@ -191,14 +192,21 @@ def closeness(section: Section, case: UseCase) -> Table:
     )
     measured = [(each, each.quality) for each in case.measurements if each.quality]
     lines = [
-        _closeness_line(stack_entry(each, each.cell()), each, quality, quality.tier)
+        _closeness_line(stack_entry(each, each.cell()), each, quality, _tier(quality))
         for each, quality in measured
     ]
     floors = {floor.against.row: floor for _, quality in measured for floor in quality.noise_floor}
     for floor in floors.values():
         name = Entry(f"noise floor: {floor.against.label}", note="the reference but for an exact change")
-        lines.append(_closeness_line(name, None, floor, MISSING))
+        lines.append(_closeness_line(name, None, floor, words(MISSING)))
     return Table(f"Quality: {case.title}", scope(section), columns, tuple(lines))
+
+
+def _tier(quality: Quality) -> Entry:
+    """Prompts that differ in it are counted."""
+    counts = Counter(tiers(quality.prompts, quality.noise_floor))
+    split = ", ".join(f"{name} on {count}" for name, count in counts.items()) if len(counts) > 1 else ""
+    return words(quality.tier, note=split)
 
 
 def _worst(prompts: Sequence[Closeness]) -> tuple[str, str, str]:
@@ -214,13 +222,13 @@ def _worst(prompts: Sequence[Closeness]) -> tuple[str, str, str]:
     )
 
 
-def _closeness_line(name: Entry, measurement: Measurement | None, of: Closeness, tier: str) -> Line:
+def _closeness_line(name: Entry, measurement: Measurement | None, of: Closeness, tier: Entry) -> Line:
     cell = measurement.cell() if measurement else None
     prompts = of.prompts if isinstance(of, Quality) else []
     error, psnr, ssim = _worst(prompts)
     entries = (
         name,
-        words(tier),
+        tier,
         figure(of.latent_relative_error, note=error),
         figure(of.psnr_db, "identical" if of.psnr_db is None else None, note=psnr),
         figure(of.ssim, f"{of.ssim:.4f}", note=ssim),
