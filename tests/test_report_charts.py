@@ -149,6 +149,14 @@ def test_every_dot_bears_its_rows_id_and_the_key_names_its_stack(tmp_path: Path)
         assert told.count(name) == 1
 
 
+def test_a_few_dots_are_not_drawn_for_the_table_tells_as_much(tmp_path: Path) -> None:
+    for number, change in enumerate(({}, {"compilation": "inductor"}, {"vae": "tiled"})):
+        write_attempt(tmp_path, fake_result(fake_row(row=str(2 + number), **change), shapes=[(1, 1)]))
+    assert "memory" not in charts(tmp_path)
+    write_attempt(tmp_path, fake_result(fake_row(row="5", attention="cudnn"), shapes=[(1, 1)]))
+    assert "memory" in charts(tmp_path)
+
+
 def dot(row: str, x: float, y: float, **more: Any) -> dict[str, Any]:
     return {"row": row, "label": f"stack {row}", "x": x, "y": y, "may_win": True, "cell": "1×1", **more}
 

@@ -150,17 +150,16 @@ def test_a_folder_without_any_result_is_refused_and_stays_empty(tmp_path: Path) 
 
 
 def test_pictures_stand_side_by_side_with_their_tier(tmp_path: Path) -> None:
-    for row, noise in (
-        (fake_row(row="2", hardware="cpu"), 0.0),
-        (fake_row(row="3", hardware="cpu", vae="tiled"), 0.03),
-    ):
-        write_attempt(tmp_path, fake_result(row), images=True, noise=noise)
+    changes = ({}, {"vae": "tiled"}, {"vae": "sliced"}, {"compilation": "inductor"})
+    for number, change in enumerate(changes):
+        row = fake_row(row=str(number + 2), hardware="cpu", **change)
+        write_attempt(tmp_path, fake_result(row), images=True, noise=0.03 * number)
     done = CliRunner().invoke(main, ["quality", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
-    assert len(list(tmp_path.rglob(FILE))) == 1
+    assert len(list(tmp_path.rglob(FILE))) == 3
     command(tmp_path)
     html = (tmp_path / "analysis" / "cpu.html").read_text()
-    assert html.count("data:image/webp") == 4  # two prompts, two stacks
+    assert html.count("data:image/webp") == 8  # two prompts, four stacks
     assert "“waves, p0” (p0, tiny weights)" in html
     assert re.search(r"PSNR \d\d\.\d dB", html)
     assert (tmp_path / "analysis" / "charts" / "cpu-tiny-txt2img-quality.svg").exists()

@@ -26,6 +26,8 @@ MOST_STACKS = 20
 """A chart shows the fastest, the reference and the baseline; the table beside it shows all."""
 MOST_DOTS = 21
 """Requests drawn a stack: evenly spaced order statistics, smallest and largest among them."""
+LEAST_DOTS = 4
+"""Of fewer in a plane the table tells as much at a glance."""
 OVERLAP_FROM = 0.02
 """Of a request. Less is the difference between the profiled request and the others."""
 
@@ -116,7 +118,7 @@ def kernel_rows(shown: Sequence[Measurement]) -> Rows:
 
 
 def memory_rows(shown: Sequence[Measurement]) -> Rows:
-    """A dot a cell, that with most images a second first; empty where there is nothing to compare."""
+    """A dot a cell, that with most images a second first."""
     rows: Rows = []
     for each in shown:
         dots: Rows = [
@@ -130,11 +132,10 @@ def memory_rows(shown: Sequence[Measurement]) -> Rows:
             if (peak := memory_gb(cell)) is not None and cell.throughput_images_per_s is not None
         ]
         rows.extend(_named(each) | dot for dot in sorted(dots, key=itemgetter("y"), reverse=True))
-    return rows if len(rows) > 1 else []
+    return rows if len(rows) >= LEAST_DOTS else []
 
 
 def quality_rows(shown: Sequence[Measurement]) -> Rows:
-    """Empty where there is nothing to compare."""
     rows: Rows = []
     for each in shown:
         cell = each.cell()
@@ -143,7 +144,7 @@ def quality_rows(shown: Sequence[Measurement]) -> Rows:
             tier = each.quality.tier if each.quality else "reference"
             dot = {"cell": tier, "x": cell.latency.p50.value, "y": error, "may_win": may_win(each)}
             rows.append(_named(each) | dot)
-    return rows if len(rows) > 1 else []
+    return rows if len(rows) >= LEAST_DOTS else []
 
 
 def gain_rows(layers: Sequence[Layer]) -> Rows:
