@@ -15,7 +15,7 @@ from bench.config import SINGLE
 from bench.quality import Prompt, against, assemble, save
 from bench.record import Code
 from bench.report.answers import entries
-from bench.report.chart_data import latency_rows
+from bench.report.chart_data import MOMENTS, latency_rows, life_rows
 from bench.report.matrix_table import certainty
 from bench.report.origin import origin
 from bench.report.text import number, ratio_bounds
@@ -133,6 +133,32 @@ def test_a_first_request_of_four_images_is_not_taken_for_one_image(tmp_path: Pat
     for title in ("Warm-up time (s)", "First inference (s)"):
         notes = {line.entries[0].text: line.entries[titles.index(title)].note for line in table.lines}
         assert notes == {"bf16": "4 images", "bf16 + inductor": ""}
+
+
+def test_compiling_cold_and_from_the_compile_cache_are_two_lines_and_the_chart_shows_the_cold_one(
+    tmp_path: Path,
+) -> None:
+    times = (("cold", [24.0, 4.0]), ("warm", [7.0, 4.0]))
+    for minutes, (state, seconds) in enumerate(times):
+        folder, result = attempt(tmp_path, COMPILED, shapes=[(1, 1)], minutes=minutes)
+        told = {"seconds": seconds, "compile_seconds": seconds[0] - 4, "compile_cache": state}
+        assert result.warmup is not None
+        warmup = result.warmup.model_copy(update=told)
+        record.save(result.model_copy(update={"warmup": warmup}), folder)
+        attempt(tmp_path, REFERENCE, shapes=[(1, 1)], minutes=minutes)
+    case = rendered(tmp_path).pages[0].sections[0].cases[0]
+    (table,) = (each for each in case.side if each.title.startswith("Warm-up, first and steady"))
+    place = [column.title for column in table.columns].index("Compile (s)")
+    lines = [
+        (line.entries[0].text, line.entries[place].text, line.entries[place].note) for line in table.lines
+    ]
+    assert sorted(lines) == [
+        ("bf16", "–", ""),
+        ("bf16 + inductor", "20.0", "cold"),
+        ("bf16 + inductor", "3.00", "warm"),
+    ]
+    compiled = [each for each in case.case.measurements if each.row == COMPILED]
+    assert [row["x"] for row in life_rows(compiled) if row["series"] == MOMENTS[-1]] == [28.0]
 
 
 def test_requests_that_came_at_a_rate_of_their_own_have_a_line_of_their_own(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ MOMENTS = ("steady request, p50", "first request", "warm-up, all requests")
 def life_rows(shown: Sequence[Measurement]) -> Rows:
     rows: Rows = []
     for each in shown:
-        result, cell = each.latest, each.cell()
+        result, cell = each.warmed_up[0], each.cell()
         steady = cell.latency.p50.value if cell and cell.latency.p50.supported else None
         warmup = sum(result.warmup.seconds) if result.warmup else None
         moments = zip(MOMENTS, (steady, result.first_request_seconds, warmup), strict=True)

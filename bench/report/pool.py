@@ -133,6 +133,16 @@ class Measurement:
         return self.attempts[-1].result
 
     @property
+    def warmed_up(self) -> tuple[Result, ...]:
+        """The latest attempt; of a stack that compiled both cold and from the compile cache the latest of
+        each, cold first: they are two times, and a reader of one waits the other."""
+        by_cache = {
+            each.result.warmup.compile_cache: each.result for each in self.attempts if each.result.warmup
+        }
+        found = tuple(by_cache[state] for state in ("cold", "warm") if state in by_cache)
+        return found or (self.latest,)
+
+    @property
     def machine(self) -> str:
         return self.attempts[-1].machine
 

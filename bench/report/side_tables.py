@@ -81,16 +81,16 @@ def life(section: Section, case: UseCase) -> Table:
         Column("Compile (s)", hint="Cold, or warm from the compile cache"),
         Column("First inference (s)", hint="First request after ready: its shape is already warm"),
         Column("Subsequent inference, p50 (s)", hint="Steady requests, one user, one image"),
-        Column("Attempt (s)", hint="Wall time of the latest attempt"),
+        Column("Attempt (s)", hint="Wall time of the latest attempt, cold or warm"),
         Column("Measuring (s)"),
         Column("Bookkeeping (s)", hint="Neither warm-up nor measuring: start, load, verify, saving"),
     )
-    lines = tuple(_life_line(each) for each in case.measurements)
+    lines = tuple(_life_line(each, result) for each in case.measurements for result in each.warmed_up)
     return Table(f"Warm-up, first and steady: {case.title}", scope(section), columns, lines)
 
 
-def _life_line(measurement: Measurement) -> Line:
-    result, cell = measurement.latest, measurement.cell()
+def _life_line(measurement: Measurement, result: Result) -> Line:
+    cell = measurement.cell()
     load = next((phase.seconds for phase in result.phases if phase.name == "load"), None)
     warmup, cost = result.warmup, result.cost
     waited = BUDGETS[result.budget].settle
