@@ -24,6 +24,7 @@ from bench.flux import MODELS
 
 if TYPE_CHECKING:
     from bench.config import BudgetName, ExecutorName, Shape
+    from bench.host.fanout import Settings
     from bench.host.gpus import Gpu
     from bench.matrix import Row
     from bench.typed import Asked
@@ -114,39 +115,70 @@ def run_campaign(
     matrix: Sequence[Row],
     *,
     asked: Asked | None = None,
-    weights: str,
-    budget: BudgetName,
-    processes: int,
-    cells: tuple[Shape, ...] | None,
-    results: Path,
-    timeout: float | None,
     wait: float,
     executor: ExecutorName | None,
     registry: str,
     dry_run: bool = False,
-    max_hours: float | None = None,
-    retry: bool = False,
     again: bool = False,
-    pack: bool = True,
-    elsewhere: bool = False,
-    price_per_gpu_hour: float | None = None,
     on: str | None = None,
+    **settings: Any,
 ) -> None:
-    """Runs rows here, and references of the matrix that they lack, and exits with the campaign's code."""
+    """Runs rows here, and references of the matrix that they lack, and exits with the campaign's code.
+    ``settings`` as ``settings_of`` takes them."""
     from rich.console import Console
 
-    from bench.config import BUDGETS
     from bench.host import executors
     from bench.host.command import fan_out, here
     from bench.host.daemon import Silent
-    from bench.host.fanout import Settings
     from bench.host.gpus import GpuError, misfit
     from bench.host.image import ImageError
     from bench.host.leases import Busy
     from bench.matrix import references_of
     from bench.rules import refusal
 
-    settings = Settings(
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        chosen = executors.executor(executor, rows, click.echo)
+        gpus = _rented(on, dry_run) if on else here()
+        if not dry_run:
+            fitting = [row for row in rows if not refusal(row) and misfit(row, gpus) is None]
+            fitting += () if again else references_of([row for row in fitting if row.gpu], matrix)
+            executors.get_images(chosen, fitting, registry, click.echo)
+        code = fan_out(
+            rows,
+            settings_of(again=again, **settings),
+            gpus,
+            console,
+            dry_run=dry_run,
+            wait_seconds=wait,
+            executor=chosen,
+            matrix=matrix,
+            asked=asked,
+        )
+        sys.exit(code)
+    except (Busy, GpuError, ImageError, Silent) as error:
+        raise click.ClickException(f"nothing was run: {error}") from None
+
+
+def settings_of(
+    *,
+    weights: str,
+    budget: BudgetName,
+    processes: int,
+    cells: tuple[Shape, ...] | None,
+    results: Path,
+    timeout: float | None,
+    max_hours: float | None = None,
+    retry: bool = False,
+    again: bool = False,
+    pack: bool = True,
+    elsewhere: bool = False,
+    price_per_gpu_hour: float | None = None,
+) -> Settings:
+    from bench.config import BUDGETS
+    from bench.host.fanout import Settings
+
+    return Settings(
         results=results,
         weights=weights,
         budget=replace(BUDGETS[budget], processes=max(processes, BUDGETS[budget].processes)),
@@ -159,28 +191,6 @@ def run_campaign(
         elsewhere=elsewhere,
         price_per_gpu_hour=price_per_gpu_hour,
     )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
-        chosen = executors.executor(executor, rows, click.echo)
-        gpus = _rented(on, dry_run) if on else here()
-        if not dry_run:
-            fitting = [row for row in rows if not refusal(row) and misfit(row, gpus) is None]
-            fitting += () if again else references_of([row for row in fitting if row.gpu], matrix)
-            executors.get_images(chosen, fitting, registry, click.echo)
-        code = fan_out(
-            rows,
-            settings,
-            gpus,
-            console,
-            dry_run=dry_run,
-            wait_seconds=wait,
-            executor=chosen,
-            matrix=matrix,
-            asked=asked,
-        )
-        sys.exit(code)
-    except (Busy, GpuError, ImageError, Silent) as error:
-        raise click.ClickException(f"nothing was run: {error}") from None
 
 
 def asked_for(
