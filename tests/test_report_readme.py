@@ -76,6 +76,18 @@ def test_the_options_of_readme_say_of_one_that_only_failed_how_and_where(
     assert "| crashed on H200 |" in line
 
 
+def test_the_options_of_readme_name_the_tiny_model_that_had_one_beside_the_row_that_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = fake_row(row="4", quantization="bnb-int8")
+    write_attempt(tmp_path / "results", fake_result(row, code=Code.INTERRUPTED))
+    assert "| interrupted on H100 |" in option_line(tmp_path / "results", "bnb-int8", tmp_path, monkeypatch)
+    tiny = fake_row(row="5", quantization="bnb-int8", **TINY_ON_GPU)
+    write_attempt(tmp_path / "results", fake_result(tiny))
+    line = option_line(tmp_path / "results", "bnb-int8", tmp_path, monkeypatch)
+    assert "| interrupted on H100, H100 (tiny model) |" in line
+
+
 def test_an_option_says_where_it_was_built_on_the_tiny_model_and_where_it_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,8 @@ def _line(report: Report, axis: str, option: Option) -> Line:
 
 def _ran_on(report: Report, axis: str, option: str) -> list[str]:
     """Kinds of machine with numbers of a stack that holds the option; then those where every such stack
-    failed, and how the last did; then those where the tiny model alone had it, or where it cannot be had."""
+    failed, and how the last did; then those where the tiny model alone had it, or where it cannot be had. A
+    row that was stopped says nothing of its options, so the tiny model is heard beside it."""
     attempted = [
         (page.title.rpartition(" ")[2], each)
         for page in report.pages
@@ -106,11 +107,12 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
         if machine not in measured and not each.cells
     }
     small = {machine: _on_tiny(machine) for machine, each in attempted if each.cells}
-    tried = dict(filter(None, (_tried(constructed, axis, option) for constructed in report.constructed)))
+    constructed = dict(filter(None, (_tried(each, axis, option) for each in report.constructed)))
+    tried = {machine: said for machine, said in constructed.items() if machine not in failed}
     return [
         *sorted(measured),
         *(f"{code} on {machine}" for machine, code in sorted(failed.items())),
-        *(said for machine, said in (tried | small).items() if machine not in measured | failed.keys()),
+        *(said for machine, said in (tried | small).items() if machine not in measured),
     ]
 
 

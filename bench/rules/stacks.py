@@ -32,7 +32,8 @@ def _gpu_option_on_cpu(row: Row, _: str | None) -> str | None:
     if row.gpu is not None:
         return None
     needy = [name for name, option in _chosen(row) if option.needs_gpu]
-    return f"{' and '.join(needy)} exist on GPUs only" if needy else None
+    verb = "exists" if len(needy) == 1 else "exist"
+    return f"{' and '.join(needy)} {verb} on GPUs only" if needy else None
 
 
 def _older_gpu(row: Row, _: str | None) -> str | None:
