@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bench import check_cell, identity, layout, record
 from bench.attempts import complaints
 from bench.check_cell import close, ranges
-from bench.check_files import file_faults
+from bench.check_files import file_faults, request_faults
 from bench.config import SINGLE
 from bench.host.gpus import Gpu
 from bench.matrix import AXIS_NAMES, IDENTITY, Row
@@ -67,6 +67,13 @@ def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterato
         yield f"{path}: {sentence}"
     for name, sentence in file_faults(folder, result):
         yield f"{folder / name}: {sentence}"
+
+
+def figure_faults(folder: Path, result: Result) -> Iterator[str]:
+    """What is wrong with the numbers themselves: result.json against itself, and its raw values against the
+    requests that they are. A report asks this before it prints any; it takes milliseconds."""
+    yield from result_faults(result)
+    yield from (f"{layout.REQUESTS}: {sentence}" for sentence in request_faults(folder, result))
 
 
 # --- result.json against itself ----------------------------------------------------------------------

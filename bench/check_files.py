@@ -41,7 +41,7 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 def file_faults(folder: Path, result: Result) -> Iterator[tuple[str, str]]:
     """(file, sentence)"""
     checks: dict[str, Callable[[Path, Result], Iterator[str]]] = {
-        layout.REQUESTS: _request_faults,
+        layout.REQUESTS: request_faults,
         layout.EVENTS: _event_faults,
         layout.TELEMETRY: _telemetry_faults,
         layout.IMAGES: _image_faults,
@@ -72,7 +72,7 @@ def _lines(path: Path, result: Result) -> tuple[list[dict[str, Any]], list[str]]
     return objects, faults
 
 
-def _request_faults(folder: Path, result: Result) -> Iterator[str]:
+def request_faults(folder: Path, result: Result) -> Iterator[str]:
     path, cells = folder / layout.REQUESTS, _measured(result)
     if not path.exists():
         if cells:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_attempts import write_attempt
 from fakes import fake_cell, fake_result, fake_row
 from reports import COMPILED, REFERENCE, attempt, comparison, rendered, texts
 
-from bench import layout, record
+from bench import layout, record, stats
 from bench.matrix import Row
 from bench.record import Code
 from bench.report.load import load
@@ -63,6 +64,28 @@ def test_unreadable_results_are_named_with_the_reason(tmp_path: Path) -> None:
     reasons = {problem.path.split("/")[2]: problem.reason for problem in load(tmp_path).problems}
     assert "speed: Extra inputs are not permitted" in reasons["row-0002"]
     assert " finished requests in requests.jsonl" in reasons["row-0004"]
+
+
+@pytest.mark.parametrize("invented", ["a median", "every latency"])
+def test_a_number_changed_by_hand_is_left_out_with_what_contradicts_it(tmp_path: Path, invented: str) -> None:
+    folder, result = attempt(tmp_path, COMPILED, shapes=[(1, 1)])
+    attempt(tmp_path, REFERENCE)
+    cell = result.cells[0]
+    assert cell.latency is not None
+    assert cell.service is not None
+    if invented == "a median":
+        cell.latency.p50.value *= 0.9
+        because = "cells[1x1].latency.p50.value: "
+    else:  # made anew from values that nobody measured: result.json agrees with itself
+        cell.latency = stats.summarise([0.9 * seconds for seconds in cell.latency.raw])
+        cell.service = stats.summarise([0.9 * seconds for seconds in cell.service.raw])
+        because = "requests.jsonl: cell 1x1: its latency is not that of the result"
+    record.save(result, folder)
+    loaded = load(tmp_path)
+    assert [each.row for each in loaded.attempts] == [REFERENCE]
+    (problem,) = loaded.problems
+    assert because in problem.reason
+    assert "`fluxbench check` lists every fault" in problem.reason
 
 
 def odd_attempt(results: Path, row: Row, **made: Any) -> None:

@@ -190,7 +190,7 @@ def test_rows_of_the_tiny_model_name_no_weights_and_a_row_outside_the_matrix_no_
 
 def test_page_and_markdown_hold_attempt_evidence_and_command(tmp_path: Path) -> None:
     result = fake_result(row(attention="flash3"), shapes=[(1, 1)])
-    evidence = {
+    evidence = result.effective | {
         "attention": {"kernels_in_one_step": {"FlashAttnFwdSm90<3>": 57}},
         "vae": {"decoder_calls": 1},
     }

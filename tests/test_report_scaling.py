@@ -30,7 +30,9 @@ def measured(
     """``images_per_s`` by users, at one image."""
     cells = [fake_cell(1, 1, median_seconds=seconds)]
     for users, rate in (images_per_s or {}).items():
-        cells.append(fake_cell(users, 1).model_copy(update={"throughput_images_per_s": rate}))
+        cell = fake_cell(users, 1, median_seconds=0.9 / rate)
+        window = {"window_seconds": (cell.n + users - 1) / rate, "throughput_images_per_s": rate}
+        cells.append(cell.model_copy(update=window))
     kept = {name: more.pop(name, None) for name in ("communication", "agreement", "profile")}
     made = fake_result(row, cells=cells, **more).model_copy(update=kept)
     write_attempt(results, made)

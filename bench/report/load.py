@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bench import attempts, layout, quality
 from bench.attempts import Unreadable, first_complaint
+from bench.check import figure_faults
 from bench.matrix import Row
 from bench.quality import Quality
 from bench.report import names
@@ -76,6 +77,9 @@ def load(results: Path, rows: Sequence[Row] = ()) -> Loaded:
             continue
         except (OSError, Unreadable) as error:
             loaded.problems.append(Problem(place, f"{error}; `fluxbench check` lists every fault"))
+            continue
+        if fault := next(figure_faults(folder, found.result), None):
+            loaded.problems.append(Problem(place, f"{fault}; `fluxbench check` lists every fault"))
             continue
         try:
             closeness = _quality(found)
