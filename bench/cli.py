@@ -17,9 +17,8 @@ from bench.commands.measure import overhead, run
 from bench.commands.results import check, quality, report, schema
 from bench.commands.tryout import construct, correctness
 
-UNUSABLE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
-)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNUSABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 """What a file system says of a place that its user can mend. Any other OSError is a fault of ours."""
 
 
@@ -28,10 +27,14 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if error.errno not in UNUSABLE or error.filename is None:
+            if error.errno in FULL and error.filename is None:  # of a write, not of an open
+                place = "the disk that this writes to"
+            elif error.errno in UNUSABLE and error.filename is not None:
+                place = error.filename
+            else:
                 raise
             raise click.ClickException(
-                f"{error.filename}: {error.strerror}; give it room and permission, or name another place"
+                f"{place}: {error.strerror}; give it room and permission, or name another place"
             ) from None
 
 

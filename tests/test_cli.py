@@ -118,6 +118,18 @@ def test_a_place_that_cannot_be_used_is_named_without_a_traceback(tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
+def test_a_disk_that_fills_under_a_command_is_a_sentence() -> None:
+    """The system names no file when a write fails, only when an open does."""
+    command = [sys.executable, "-m", "bench", "schema"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "Error: the disk that this writes to: No space left on device; give it room" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_wrong_matrix_is_refused_with_every_mistake(matrix: Path) -> None:
     text = matrix.read_text().replace("canny", "cany", 1).replace("inpaint", "impaint", 1)
     matrix.write_text(text)
