@@ -17,7 +17,7 @@ from bench.record import Code
 from bench.report.answers import entries
 from bench.report.chart_data import MOMENTS, latency_rows, life_rows
 from bench.report.matrix_table import certainty
-from bench.report.origin import origin
+from bench.report.origin import Matrix, origin
 from bench.report.text import number, ratio_bounds
 from bench.verdicts import Verdict
 
@@ -177,7 +177,7 @@ def test_requests_that_came_at_a_rate_of_their_own_have_a_line_of_their_own(tmp_
     assert lines["1"]["Speed-up"].startswith("1.3")
     assert lines["1 (Poisson 0.6/s)"]["Speed-up"] == "–"
     (page,) = rendered(tmp_path).pages
-    places = [source.facts for each in page.measurements for source in origin(each, ()).sources]
+    places = [source.facts for each in page.measurements for source in origin(each, Matrix(())).sources]
     assert sum("1x1 poisson:0.6 n=36" in facts for facts in places) == 1
 
 

@@ -18,7 +18,7 @@ from bench.matrix import Row
 from bench.record import Code
 from bench.report.evidence import counted, proofs, said
 from bench.report.load import load
-from bench.report.origin import Origin, origin
+from bench.report.origin import Matrix, Origin, origin
 from bench.report.page import report
 from bench.report.write import write
 
@@ -29,7 +29,7 @@ MATRIX = matrix_file.read(REPOSITORY / "matrix.csv")
 def origins(results: Path, matrix: list[Row] = MATRIX) -> dict[str, Origin]:
     """By row."""
     (page, *_) = report(load(results)).pages
-    return {each.row.row: origin(each, matrix) for each in page.measurements}
+    return {each.row.row: origin(each, Matrix(matrix)) for each in page.measurements}
 
 
 def row(**wanted: Any) -> Row:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.matrix import Row
 from bench.record import write_atomically
 from bench.report import failures, matrix_table, names, origin, since
 from bench.report.groups import UseCase
@@ -53,7 +52,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         for view in page.sections:
             texts = {view.section.slug: "\n".join(configurations(page, view))}
             for case in view.cases:
-                lines = (*comparison(view, case), *origins(case, report.rows))
+                lines = (*comparison(view, case), *origins(case))
                 texts[f"{view.section.slug}-{case.case.slug}"] = "\n".join(lines)
             for name, text in texts.items():
                 written.append(folder / f"{name}.md")
@@ -70,11 +69,11 @@ def comparison(view: SectionView, case: CaseView) -> Iterator[str]:
         yield f"{each.scope}\n\n{grid(each)}\n"
 
 
-def origins(case: CaseView, matrix: Sequence[Row]) -> Iterator[str]:
+def origins(case: CaseView) -> Iterator[str]:
     """Of each row, in a list."""
     yield "## Attempts, evidence and commands\n"
     yield f"{origin.EXPLAINED}\n"
-    for found in origin.origins(case.case, matrix):
+    for found in case.origins:
         yield f"- {sentence(found.title)}"
         yield f"  - {code(found.command) if found.command else origin.NO_COMMAND}"
         for source in found.sources:

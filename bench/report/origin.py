@@ -3,7 +3,7 @@ and the command that measures it again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from bench.matrix import Row, layers, references_of
 from bench.record import CLOSED, HAS_NUMBERS, Cell, Result
 from bench.report import names
 from bench.report.evidence import Proof, counted, proofs
-from bench.report.groups import UseCase
 from bench.report.load import Attempt
 from bench.report.pool import Measurement, measured, shown_code
 from bench.typed import Asked
@@ -59,11 +58,23 @@ class Origin:
         return tuple(proof for proof in self.proofs if proof.axis in layered)
 
 
-def origins(case: UseCase, matrix: Sequence[Row]) -> list[Origin]:
-    return [origin(each, matrix) for each in case.measurements]
+class Matrix:
+    """Of matrix.csv what a command asks: a report asks it for every row that it shows."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = {row.row: row for row in rows}
+        self._references = [row for row in self._rows.values() if row.is_reference]
+
+    def holds(self, row: Row) -> bool:
+        """Under the same id: of another version of the file it may stand for another row."""
+        here = self._rows.get(row.row)
+        return here is not None and here.identity == row.identity
+
+    def references_of(self, row: Row) -> list[Row]:
+        return references_of([row], self._references)
 
 
-def origin(measurement: Measurement, matrix: Sequence[Row]) -> Origin:
+def origin(measurement: Measurement, matrix: Matrix) -> Origin:
     attempts = (*measurement.attempts, *measurement.open_attempts)
     results = [attempt.result for attempt in attempts]
     effective = next((each.effective for each in reversed(results) if each.effective), {})
@@ -102,13 +113,13 @@ def _shape(cell: Cell) -> str:
     return str(cell.shape) + ("" if cell.load == CLOSED else f" {cell.load}")
 
 
-def command(measurement: Measurement, matrix: Sequence[Row]) -> str | None:
+def command(measurement: Measurement, matrix: Matrix) -> str | None:
     """What measures the same cells again beside the reference: with no fewer requests a process, and in as
     many processes as an interval needs where it was measured in several."""
     row = measurement.row
-    if not any((each.row, each.identity) == (row.row, row.identity) for each in matrix):
+    if not matrix.holds(row):
         return None
-    rows = dict.fromkeys([*(each.row for each in references_of([row], matrix)), row.row])
+    rows = dict.fromkeys([*(each.row for each in matrix.references_of(row)), row.row])
     shapes = sorted(measurement.cells or measurement.failed)
     runs = max((len(cell.runs) for cell in measurement.cells.values()), default=1)
     processes = min(runs, COMPARISON.processes_a_side)

@@ -14,6 +14,7 @@ from bench.report.failures import Failure, failures
 from bench.report.gains import Gains, gains, host_spread
 from bench.report.groups import Section, UseCase, sections
 from bench.report.load import Loaded, Problem
+from bench.report.origin import Matrix, Origin, origin
 from bench.report.pool import Measurement, measurements
 from bench.report.scaling import Scaled
 from bench.report.table import Table
@@ -31,6 +32,8 @@ class CaseView:
     """Empty where one GPU serves."""
     side: tuple[Table, ...]
     """Scaling, memory, life and gains; those that have lines."""
+    origins: tuple[Origin, ...]
+    """One a measurement."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,9 @@ def report(loaded: Loaded, on_section: Callable[[SectionView], None] = lambda _:
     """``on_section`` is told of each section as soon as it is there: its charts can be drawn meanwhile."""
     measured = measurements(loaded.attempts)
     by_hardware: dict[str, list[SectionView]] = {}
-    worlds = sections(measured)
+    worlds, matrix = sections(measured), Matrix(loaded.rows)
     for section in worlds:
-        view = section_view(section, worlds)
+        view = section_view(section, worlds, matrix)
         on_section(view)
         by_hardware.setdefault(section.hardware, []).append(view)
     failed: dict[str, list[Failure]] = {}
@@ -140,15 +143,17 @@ def _gpus_first(hardware: str) -> tuple[bool, str]:
     return hardware == "cpu", hardware
 
 
-def section_view(section: Section, worlds: Sequence[Section] = ()) -> SectionView:
+def section_view(section: Section, worlds: Sequence[Section], matrix: Matrix) -> SectionView:
     """``worlds``: all sections, among which those on one of this one's GPUs."""
     spread = host_spread(section)
-    cases = tuple(_case_view(section, case, spread, worlds) for case in section.use_cases)
+    cases = tuple(_case_view(section, case, spread, worlds, matrix) for case in section.use_cases)
     answers = {view.case.slug: view.answer for view in cases}
     return SectionView(section, spread, headline(section, answers), cases)
 
 
-def _case_view(section: Section, case: UseCase, spread: float | None, worlds: Sequence[Section]) -> CaseView:
+def _case_view(
+    section: Section, case: UseCase, spread: float | None, worlds: Sequence[Section], matrix: Matrix
+) -> CaseView:
     computed = gains(case, spread, scaling.reference_on_one(section, case, worlds))
     scaled = scaling.scaled(section, case, worlds)
     side = (
@@ -168,4 +173,5 @@ def _case_view(section: Section, case: UseCase, spread: float | None, worlds: Se
         comparison=matrix_table.comparison(section, case, computed),
         scaled=scaled,
         side=tuple(table for table in side if table.lines),
+        origins=tuple(origin(each, matrix) for each in case.measurements),
     )
