@@ -46,8 +46,8 @@ def _shared(one: float, length: float, other: float, other_length: float) -> flo
 
 
 def offsets(dots: Sequence[Dot], width: float, height: float) -> list[tuple[float, float]]:
-    """From each dot to the middle of its name, in pixels. The first dots choose first; a dot without a free
-    place takes the one that hides least."""
+    """From each dot to the middle of its name, in pixels; (0, 0) without one. The first dots choose first; a
+    dot without a free place takes the one that hides least."""
     taken = [Box(dot.x, dot.y, 2 * DOT_RADIUS, 2 * DOT_RADIUS) for dot in dots]
     found = []
 
@@ -55,10 +55,12 @@ def offsets(dots: Sequence[Dot], width: float, height: float) -> list[tuple[floa
         return round(sum(map(box.overlap, taken)) + box.outside(width, height))
 
     for dot in dots:
+        if not dot.name_width:
+            found.append((0.0, 0.0))
+            continue
         places = [Box(dot.x + dx, dot.y + dy, dot.name_width, NAME_HEIGHT) for dx, dy in _around(dot)]
         best = min(places, key=hidden)
-        if dot.name_width:
-            taken.append(best)
+        taken.append(best)
         found.append((best.x - dot.x, best.y - dot.y))
     return found
 
