@@ -156,6 +156,7 @@ def whole_seconds(server: WarmServer, tmp_path_factory: pytest.TempPathFactory) 
     result = only_result(results)
     assert result.status.code is Code.OK, result.status
     assert codes(result) == {"1x1": "ok", "1x4": "ok"}
+    assert {phase.name for phase in result.phases} == set(PHASES), "a row is killed in each of them"
     assert summary.failed_rows() == []
     return time.monotonic() - begun
 
