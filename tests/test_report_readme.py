@@ -17,8 +17,6 @@ from bench.tryout_report import Constructed
 
 __all__ = ["tree"]  # a fixture
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 def readme_block(results: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(folder)
@@ -136,13 +134,6 @@ def test_a_marker_of_no_table_is_an_error_with_its_line(
     done = command(tree, "--readme")
     assert done.exit_code == 1
     assert "line 3: no table 'slowest'; there are: fastest, options" in done.output
-
-
-def test_the_tables_of_our_readme_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    committed = REPOSITORY / "results"
-    done = command(committed if committed.exists() else tmp_path, "--readme", "--check")
-    assert done.exit_code == 0, done.output
 
 
 def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_an_interval(
