@@ -70,16 +70,17 @@ def attempt_faults(results: Path, folder: Path, rows: dict[str, Row]) -> Iterato
 
 
 def figure_faults(folder: Path, result: Result) -> Iterator[str]:
-    """What is wrong with the numbers themselves: result.json against itself, and its raw values against the
-    requests that they are. A report asks this before it prints any; it takes milliseconds."""
-    yield from result_faults(result)
+    """What is wrong with the numbers themselves: result.json against itself, but for intervals by resampling,
+    and its raw values against the requests that they are. A report asks this before it prints any: it takes
+    milliseconds, where all that ``check`` looks at takes longer than the report."""
+    yield from result_faults(result, resample=False)
     yield from (f"{layout.REQUESTS}: {sentence}" for sentence in request_faults(folder, result))
 
 
 # --- result.json against itself ----------------------------------------------------------------------
 
 
-def result_faults(result: Result) -> Iterator[str]:
+def result_faults(result: Result, *, resample: bool = True) -> Iterator[str]:
     cells = {cell.shape: cell for cell in result.cells}
     if len(cells) < len(result.cells):
         yield "cells: one stands twice"
@@ -88,7 +89,7 @@ def result_faults(result: Result) -> Iterator[str]:
     servers = evidence.get("ranks", 1) if result.row.get("parallel") == "replicas" else 1
     for shape, cell in cells.items():
         place = f"cells[{shape}]"
-        for sentence in check_cell.faults(cell, cells.get(SINGLE), servers):
+        for sentence in check_cell.faults(cell, cells.get(SINGLE), servers, resample=resample):
             yield f"{place}.{sentence}"
         if cell.gpus and [gpu.uuid for gpu in cell.gpus] != uuids:
             yield f"{place}.gpus: they are not the GPUs of environment.gpus"

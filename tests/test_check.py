@@ -99,6 +99,10 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "a median": (lambda d: cell(d)["latency"]["p50"].update(value=3.0), "latency.p50.value: 3.0, but raw"),
     "a mean": (lambda d: cell(d)["service"].update(mean=3.0), "service.mean: 3.0, but raw"),
     "an interval": (lambda d: cell(d)["latency"]["p50"].update(ci95=[5.2, 5.3]), "latency.p50.ci95"),
+    "an interval of several users": (
+        lambda d: cell(d, 4, 1)["latency"]["p50"].update(ci95=[5.2, 5.3]),
+        "cells[4x1].latency.p50.ci95",
+    ),
     "support": (lambda d: cell(d)["latency"]["p99"].update(supported=True), "latency.p99.supported: True"),
     "one raw value": (lambda d: cell(d)["latency"]["raw"].__setitem__(3, 1.0), "cells[1x1].latency.raw[3]"),
     "every latency": (faster, "is not a wait of"),
