@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from bench import config, record
@@ -135,23 +136,37 @@ def tail_level(rounds: int, confidence: float = config.CONFIDENCE) -> float:
     return float(ndtr(-t * math.sqrt(rounds / (rounds - 1)) * math.sqrt(3 / 2)))
 
 
+@lru_cache(maxsize=32)  # cells of one budget have as many rounds
+def _draws(rounds: int) -> np.ndarray:
+    """How often each round stands in each bootstrap resample: (rounds, RESAMPLES). The seed is fixed: the
+    same values always give the same interval, and ``fluxbench check`` recomputes it."""
+    import numpy as np
+
+    drawn = np.random.default_rng(rounds).integers(rounds, size=(RESAMPLES, rounds))
+    often = np.zeros((rounds, RESAMPLES), np.int32)
+    np.add.at(often, (drawn, np.arange(RESAMPLES)[:, None]), 1)
+    return often
+
+
 @lru_cache(maxsize=1)  # the percentiles of one cell are asked for one after another
-def _resamples(values: tuple[float, ...], users: int) -> np.ndarray:
-    """Bootstrap resamples of rounds, one a line, each ascending. The seed is fixed: the same values always
-    give the same interval, and ``fluxbench check`` recomputes it."""
+def _resamples(values: tuple[float, ...], users: int) -> tuple[np.ndarray, np.ndarray]:
+    """The values of whole rounds, ascending, and how many of each resample stand up to each: (values,
+    RESAMPLES). No resample is built or sorted: its quantiles follow from how often each value is in it."""
     import numpy as np
 
     rounds = np.array(rounds_of(values, users))
-    draws = np.random.default_rng(len(rounds)).integers(len(rounds), size=(RESAMPLES, len(rounds)))
-    return np.sort(rounds[draws].reshape(RESAMPLES, -1), axis=1)
+    order = np.argsort(rounds, axis=None)
+    up_to = accumulate(_draws(len(rounds))[order // users])  # three times as fast as cumsum(axis=0)
+    return rounds.ravel()[order], np.array(list(up_to))
 
 
 def resampled(values: Sequence[float], percentile: float, users: int) -> np.ndarray:
     """The percentile of each bootstrap resample of rounds, ascending."""
     import numpy as np
 
-    samples = _resamples(tuple(values), users)
-    return np.sort(samples[:, nearest_rank(samples.shape[1], percentile) - 1])
+    ascending, up_to = _resamples(tuple(values), users)
+    rank = nearest_rank(len(ascending), percentile)
+    return ascending[np.sort((up_to < rank).sum(axis=0))]
 
 
 def round_bootstrap(values: Sequence[float], percentile: float, users: int) -> tuple[float, float] | None:
