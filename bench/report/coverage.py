@@ -76,30 +76,35 @@ class Coverage:
             Column("All"),
         )
         cases: dict[str, list[Row]] = {}
+        usual, _ = Counter(map(names.workload, self.rows)).most_common(1)[0]
         for row in sorted(
             self.rows, key=lambda row: (-row.steps, row.size, names.use_case_order(row.use_case))
         ):
-            cases.setdefault(self._case(row), []).append(row)
+            cases.setdefault(_case(row, usual), []).append(row)
         lines = [self._line(case, rows, layers) for case, rows in cases.items()]
         if len(lines) > 1:
             lines.append(self._line("All", self.rows, layers))
         return Table("Core rows with numbers", self.title, columns, tuple(lines))
 
-    def _case(self, row: Row) -> str:
-        """With the workload where it is not that of most rows."""
-        usual, _ = Counter(names.workload(each) for each in self.rows).most_common(1)[0]
-        title, workload = names.use_case(*row.use_case), names.workload(row)
-        return title if workload == usual else f"{title}, {workload.partition(', ')[2]}"
-
     def _line(self, title: str, rows: Sequence[Row], layers: Sequence[Layer]) -> Line:
-        tallies = (self.tally(row for row in rows if layer_of(row) == layer) for layer in layers)
-        return Line((words(title), *(tally.entry() for tally in tallies), self.tally(rows).entry()))
+        by_layer: dict[Layer, list[Row]] = {layer: [] for layer in layers}
+        for row in rows:
+            by_layer[layer_of(row)].append(row)
+        tallies = (*map(self.tally, by_layer.values()), self.tally(rows))
+        return Line((words(title), *(tally.entry() for tally in tallies)))
 
 
 def layer_of(row: Row) -> Layer:
     """A plain stack is of its precision; one of several options combines them."""
-    changed = [axis for axis, plain in PLAIN.items() if row.stack[axis] != plain]
+    stack = row.stack
+    changed = [axis for axis, plain in PLAIN.items() if stack[axis] != plain]
     return phase_of(row), "precision" if not changed else changed[0] if len(changed) == 1 else COMBINED
+
+
+def _case(row: Row, usual: str) -> str:
+    """With the workload where it is not the usual one."""
+    title, workload = names.use_case(*row.use_case), names.workload(row)
+    return title if workload == usual else f"{title}, {workload.partition(', ')[2]}"
 
 
 def _heading(layer: Layer) -> str:

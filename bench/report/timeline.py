@@ -86,15 +86,15 @@ def read(attempt: Path) -> Timeline | None:
 
 def curve(quantity: Quantity, samples: Sequence[Sample]) -> Curve | None:
     """None where no sample has the quantity."""
-    values = [value * quantity.scale for _, value in _points(samples, quantity.column)]
+    buckets = [_points(each, quantity.column) for each in _buckets(samples, config.TELEMETRY.curve_points)]
+    values = [value * quantity.scale for present in buckets for _, value in present]
     if not values:
         return None
     start, end = samples[0].t, samples[-1].t
     peak = max(values)
     top = quantity.full or peak or 1.0
     segments: list[list[str]] = [[]]
-    for bucket in _buckets(samples, config.TELEMETRY.curve_points):
-        present = _points(bucket, quantity.column)
+    for present in buckets:
         if not present:
             segments.append([])
             continue
