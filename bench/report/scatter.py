@@ -74,7 +74,7 @@ def quality(data: Rows) -> alt.TopLevelMixin:
                 if tier.max_latent_relative_error < y_domain[1]
             ]
         )
-    ).encode(y="y:Q")
+    ).encode(y=alt.Y("y:Q"))
     return _scatter(
         _dots(data, _linear(x_domain), _symlog(y_domain[1]), up_is_better=False),
         alt.X(
@@ -86,7 +86,7 @@ def quality(data: Rows) -> alt.TopLevelMixin:
         alt.Shape("cell:N", scale=shapes),
         limits.mark_rule(color=MARK, strokeDash=[4, 3]),
         limits.mark_text(align="right", dy=-7, color=MUTED, fontSize=NAME_SIZE).encode(
-            x=alt.value(PLOT_WIDTH), text="told:N"
+            x=alt.XValue(PLOT_WIDTH), text=alt.Text("told:N")
         ),
     )
 
@@ -94,12 +94,12 @@ def quality(data: Rows) -> alt.TopLevelMixin:
 def _scatter(dots: Rows, x: alt.X, y: alt.Y, shape: alt.Shape, *behind: alt.Chart) -> alt.TopLevelMixin:
     """``behind`` the dots; below them, the key."""
     base = alt.Chart(alt.Data(values=dots)).encode(x=x, y=y)
-    cells = base.mark_line(color=MARK, strokeWidth=1).encode(detail="row:N")
+    cells = base.mark_line(color=MARK, strokeWidth=1).encode(detail=alt.Detail("row:N"))
     points = base.mark_point(filled=True, size=65, opacity=1).encode(shape=shape, color=tone())
     names = base.transform_filter("datum.named").mark_text(
         fontSize=NAME_SIZE, dx=alt.expr("datum.dx"), dy=alt.expr("datum.dy")
     )
-    plot = alt.layer(*behind, cells, points, names.encode(text="row:N", color=tone()))
+    plot = alt.layer(*behind, cells, points, names.encode(text=alt.Text("row:N"), color=tone()))
     return themed(alt.vconcat(plot.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT), _key(dots), spacing=6))
 
 
@@ -111,8 +111,10 @@ def _key(dots: Rows) -> Any:
     base = alt.Chart(alt.Data(values=stacks)).encode(y=order, color=tone())
     text = base.mark_text(align="left", fontSize=NAME_SIZE)
     return alt.layer(
-        base.mark_text(align="left", fontSize=NAME_SIZE, fontWeight=600).encode(x=alt.value(0), text="row:N"),
-        text.encode(x=alt.value(indent), text="label:N"),
+        base.mark_text(align="left", fontSize=NAME_SIZE, fontWeight=600).encode(
+            x=alt.XValue(0), text=alt.Text("row:N")
+        ),
+        text.encode(x=alt.XValue(indent), text=alt.Text("label:N")),
     ).properties(width=PLOT_WIDTH, height=KEY_LINE * len(stacks))
 
 

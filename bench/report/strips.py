@@ -53,12 +53,12 @@ def latency(data: Rows) -> alt.TopLevelMixin:
         base.transform_filter("isValid(datum.seconds)")
         .mark_tick(color=MARK, opacity=0.6, thickness=1.2, size=10)
         .encode(x=x, y=y),
-        medians.mark_rule(strokeWidth=3).encode(x="low:Q", x2="high:Q", y=y, color=tone()),
-        medians.mark_point(filled=True, size=50, opacity=1).encode(x="p50:Q", y=y, color=tone()),
+        medians.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y, color=tone()),
+        medians.mark_point(filled=True, size=50, opacity=1).encode(x=alt.X("p50:Q"), y=y, color=tone()),
         behind=[
             base.transform_filter("isValid(datum.reference)")
             .mark_rule(color=MARK, strokeDash=[4, 3])
-            .encode(x="reference:Q")
+            .encode(x=alt.X("reference:Q"))
         ],
     )
 
@@ -89,7 +89,7 @@ def kernels(data: Rows) -> alt.TopLevelMixin:
         ),
         base.transform_filter("isValid(datum.service)")
         .mark_tick(color=INK, opacity=1, thickness=2, size=17)
-        .encode(x="service:Q", y=y),
+        .encode(x=alt.X("service:Q"), y=y),
     )
 
 
@@ -103,7 +103,7 @@ def layers(data: Rows) -> alt.TopLevelMixin:
         data,
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=3)
-        .encode(x="low:Q", x2="high:Q", y=y, color=tone()),
+        .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y, color=tone()),
         base.mark_point(filled=True, size=50, opacity=1).encode(x=x, y=y, color=tone()),
         behind=[_rule(1)],
     )
@@ -146,4 +146,4 @@ def _series(data: Rows, names: Sequence[str], x: alt.X) -> alt.Chart:
 
 
 def _rule(x: float) -> alt.Chart:
-    return alt.Chart(alt.Data(values=[{}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.datum(x))
+    return alt.Chart(alt.Data(values=[{}])).mark_rule(color=MARK, strokeDash=[4, 3]).encode(x=alt.XDatum(x))

@@ -71,9 +71,9 @@ def words(data: Rows) -> tuple[alt.Chart, alt.Chart, alt.Chart]:
     name = base.mark_text(align="left", dy=-LABEL_RISE, fontSize=FONT_SIZE, color=INK)
     value = base.mark_text(align="right", dy=-LABEL_RISE, fontSize=FONT_SIZE, fontWeight=600)
     return (
-        room.encode(x=alt.value(0), x2=alt.value(WIDTH)),
-        name.encode(x=alt.value(0), text="label:N"),
-        value.encode(x=alt.value(WIDTH), text="value:N", color=alt.Color("colour:N", scale=None)),
+        room.encode(x=alt.XValue(0), x2=alt.X2Value(WIDTH)),
+        name.encode(x=alt.XValue(0), text=alt.Text("label:N")),
+        value.encode(x=alt.XValue(WIDTH), text=alt.Text("value:N"), color=alt.Color("colour:N", scale=None)),
     )
 
 
