@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,13 @@ class Detail:
 
 
 def write(
-    report: Report, figures: Mapping[tuple[str, str], list[Figure]], svgs: Mapping[str, str], out: Path
+    report: Report,
+    figures: Mapping[tuple[str, str], list[Figure]],
+    svgs: Mapping[str, Future[str]],
+    out: Path,
 ) -> list[Path]:
-    """``figures`` by section and use case slug, ``svgs`` by figure name. Returns the pages."""
+    """``figures`` by section and use case slug, ``svgs`` by figure name: each is waited for where it stands.
+    Returns the pages."""
     environment = _environment(report)
     written = [out / INDEX]
     write_atomically(written[0], environment.get_template("index.html.j2").render())
@@ -138,14 +143,16 @@ def sortable(value: float | str | None) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _detail(view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapping[str, str]) -> Detail:
+def _detail(
+    view: SectionView, case: CaseView, figures: list[Figure], svgs: Mapping[str, Future[str]]
+) -> Detail:
     return Detail(
-        figures=tuple(
-            InlineFigure(each.title, each.scope, each.note, inline(each.name, svgs[each.name]))
-            for each in figures
-        ),
         samples=samples(view.section, case.case),
         timelines=tuple(_timelines(case)),
+        figures=tuple(
+            InlineFigure(each.title, each.scope, each.note, inline(each.name, svgs[each.name].result()))
+            for each in figures
+        ),
     )
 
 

@@ -36,8 +36,7 @@ def write(results: Path, out: Path, rows: Sequence[Row] = ()) -> tuple[Report, P
         rendered = report(load(results, rows), begin_charts)
         texts = markdown.write(rendered, out / layout.SUMMARIES)
         indexes = _indexes(rendered, figures, out)
-        svgs = {name: future.result() for name, future in drawn.items()}
-    pages = html.write(rendered, figures, svgs, out)
+        pages = html.write(rendered, figures, drawn, out)
     pictures = [folder / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
     _forget_the_last(out, [*pages, *texts, *indexes, *pictures])
     return rendered, out / html.INDEX
