@@ -70,17 +70,23 @@ lint: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## one row on this machine: make bench ROW=42
+# What was not said is asked before anything is installed.
+.PHONY: asked-row asked-phase asked-dest
+asked-row:
 	@test -n "$(ROW)" || { echo "which row? make bench ROW=42; $(FLUXBENCH) rows lists them"; exit 2; }
-	$(FLUXBENCH) bench $(ROW) $(CAMPAIGN)
-
-phase: $(INSTALLED) ## one phase of the plan: make phase PHASE=1 HARDWARE=h100x1
+asked-phase:
 	@test -n "$(PHASE)" -a -n "$(HARDWARE)" || \
 	  { echo "which phase of which hardware? make phase PHASE=1 HARDWARE=h100x1"; exit 2; }
+asked-dest:
+	@test -n "$(DEST)" || { echo "where to? make sync DEST=user@host:path, or a folder"; exit 2; }
+
+bench: asked-row $(INSTALLED) ## one row on this machine: make bench ROW=42
+	$(FLUXBENCH) bench $(ROW) $(CAMPAIGN)
+
+phase: asked-phase $(INSTALLED) ## one phase of the plan: make phase PHASE=1 HARDWARE=h100x1
 	$(FLUXBENCH) fan-out --where "phase=$(PHASE) hardware=$(HARDWARE)" $(CAMPAIGN)
 
-sync: $(INSTALLED) ## copy results off while rows run, until Ctrl-C: make sync DEST=user@host:path
-	@test -n "$(DEST)" || { echo "where to? make sync DEST=user@host:path, or a folder"; exit 2; }
+sync: asked-dest $(INSTALLED) ## copy results off while rows run, until Ctrl-C: make sync DEST=user@host:path
 	$(FLUXBENCH) sync "$(DEST)" --results $(RESULTS) --every 30
 
 report: $(INSTALLED) ## results/ -> tables, charts, HTML

@@ -18,8 +18,17 @@ from bench.commands.results import check, quality, report, schema
 from bench.commands.tryout import construct, correctness
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-UNUSABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
-"""What a file system says of a place that its user can mend. Any other OSError is a fault of ours."""
+UNUSABLE = FULL | {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+}
+"""What a file system says of a place that its user can mend; something else may be there, as a link to
+nowhere. Any other OSError is a fault of ours."""
 
 
 class Commands(click.Group):

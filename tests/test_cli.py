@@ -118,6 +118,14 @@ def test_a_place_that_cannot_be_used_is_named_without_a_traceback(tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
+def test_a_results_folder_that_is_a_link_to_nowhere_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (results := tmp_path / "results").symlink_to(tmp_path / "unmounted" / "results")
+    done = fluxbench("fan-out", "--where", "row=277", "--executor", "local", "--results", str(results))
+    assert done.returncode == 1
+    assert f"{results}: File exists; give it room and permission, or name another place" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_disk_that_fills_under_a_command_is_a_sentence() -> None:
     """The system names no file when a write fails, only when an open does."""
     command = [sys.executable, "-m", "bench", "schema"]
