@@ -27,7 +27,8 @@ from typing import NamedTuple
 from bench import config, stats
 
 TOO_FEW = "too few requests for an interval of the median"
-ONE_PROCESS = "one process a side, one reference on this host"
+ONE_RUN = "one run a side"
+"""And no second one of the reference on this host: how far equal runs differ here is unknown."""
 
 
 class Limits(NamedTuple):
@@ -162,7 +163,7 @@ def _contrast(
     if all(len(side.runs) >= config.COMPARISON.processes_a_side for side in sides):
         return Ratio(log, (requests, _between_processes(sides)))
     if spread is None:
-        return Ratio(log, missing=ONE_PROCESS)
+        return Ratio(log, missing=ONE_RUN)
     return Ratio(log, (requests,), added=spread * len(sides) / 2)
 
 

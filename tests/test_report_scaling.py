@@ -81,7 +81,7 @@ def test_a_speed_up_of_several_gpus_needs_two_processes_of_both_for_an_interval(
     )
     assert line_of(case, "bf16 + ulysses2")["Speed-up"].endswith("AMBIGUOUS")
     assert once is not None
-    assert once.ratio.missing == "one process a side; for several GPUs both sides need two", (
+    assert once.ratio.missing == "one run a side; of several GPUs both sides need two", (
         "the reference ran twice"
     )
     assert case.gains.speedups[EAGER.row, SINGLE].ratio.missing == once.ratio.missing

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bench import stats
-from bench.compare import ONE_PROCESS, Ratio, interaction, reference_spread, speedup
+from bench.compare import ONE_RUN, Ratio, interaction, reference_spread, speedup
 from bench.config import SINGLE, Shape
 from bench.record import CLOSED
 from bench.report import names, packages
@@ -18,7 +18,7 @@ from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell
 from bench.verdicts import Verdict, interacts, verdicts
 
-SEVERAL_GPUS = "one process a side; for several GPUs both sides need two"
+SEVERAL_GPUS = "one run a side; of several GPUs both sides need two"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def told(ratio: Ratio, gpus: int, **sides: PooledCell) -> Ratio:
 
     Of several GPUs there is no reference to repeat in their stead, and one GPU's says nothing of how far
     their processes differ."""
-    if gpus > 1 and ratio.missing == ONE_PROCESS:
+    if gpus > 1 and ratio.missing == ONE_RUN:
         ratio = replace(ratio, missing=SEVERAL_GPUS)
     marked = [f"the {name.replace('_', ' ')} is {cell.code}" for name, cell in sides.items() if cell.marks]
     return replace(ratio, errors=(), added=0.0, missing=" and ".join(marked)) if marked else ratio
