@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections import defaultdict
@@ -16,13 +17,14 @@ from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bench import matrix_file
 from bench.matrix import BASELINE, REFERENCE, Row
 from bench.report import dot_names, html, names, scatter, strips, theme
 from bench.report.chart_data import MOST_STACKS, Rows, label
 from bench.report.charts import Figure, figures
-from bench.report.draw import headed, numbered, shortened
+from bench.report.draw import bare, headed, numbered, shortened
 from bench.report.load import load
 from bench.report.page import report
 
@@ -43,7 +45,7 @@ def charts(results: Path) -> dict[str, Figure]:
 
 
 def svg_of(figure: Figure) -> str:
-    return shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))
+    return bare(shortened(vl_convert.vegalite_to_svg(figure.vega_lite())))
 
 
 def texts(svg: str) -> list[str]:
@@ -61,6 +63,24 @@ def heights_of_texts(svg: str) -> dict[str, float]:
 def test_coordinates_are_rounded_and_the_numbers_that_people_read_are_not() -> None:
     svg = '<path d="M0.1299,5L10.12345,7"/><text transform="translate(3.14159,2)">0.0742</text>'
     assert shortened(svg) == '<path d="M0.13,5L10.12,7"/><text transform="translate(3.14,2)">0.0742</text>'
+
+
+def test_what_draws_nothing_is_left_out_of_a_chart_and_its_font_is_named_once(tmp_path: Path) -> None:
+    """Its picture stays the same to the pixel."""
+    for number, change in enumerate(
+        ({}, {"compilation": "inductor"}, {"vae": "tiled"}, {"attention": "cudnn"})
+    ):
+        write_attempt(tmp_path, fake_result(fake_row(row=str(2 + number), **change)))
+    for name, figure in charts(tmp_path).items():
+        whole = vl_convert.vegalite_to_svg(figure.vega_lite())
+        assert bare(whole).count("font-family") == 1, name
+        assert not re.search(r'aria-|role=|class=|d=""|M0,0h0v0h0Z', bare(whole)), name
+        assert np.array_equal(pixels(bare(whole)), pixels(whole)), name
+
+
+def pixels(svg: str) -> np.ndarray:
+    with Image.open(io.BytesIO(vl_convert.svg_to_png(svg))) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def test_a_chart_is_the_same_file_whichever_charts_its_process_drew_before() -> None:

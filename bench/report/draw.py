@@ -40,6 +40,10 @@ PAGE_COLOURS = {
 }
 """A chart in a page takes the page's colours, light or dark."""
 
+NOT_DRAWN = r' (?:aria-[a-z]+|role|class|pointer-events)="[^"]*"| opacity="1"'
+"""Attributes: for a page that hides charts from screen readers, whose tables tell the same."""
+DRAWS_NOTHING = r'<path d="M0,0h0v0h0Z"/>|<path d="" display="none"/>'
+
 PNG_SCALE = 1.5
 PNG_COLOURS = 64
 """Few hues and their anti-aliasing: a palette makes the file a fifth as large."""
@@ -63,7 +67,7 @@ def _draw(folder: Path, figure: Figure) -> str:
     import vl_convert
     from PIL import Image
 
-    svg = numbered(shortened(vl_convert.vegalite_to_svg(figure.vega_lite())))
+    svg = numbered(bare(shortened(vl_convert.vegalite_to_svg(figure.vega_lite()))))
     whole = headed(figure, svg)
     write_atomically(folder / f"{figure.name}.svg", whole + "\n")
     # Nothing lies outside of the chart, and clipping it to its frame takes as long as drawing all its shapes.
@@ -78,6 +82,13 @@ def shortened(svg: str) -> str:
     """Coordinates to a hundredth of a pixel: fewer bytes, the same picture. They stand in attributes; what is
     between tags is read by people."""
     return re.sub(r'="[^"]*"', lambda value: _rounded(value[0]), svg)
+
+
+def bare(svg: str) -> str:
+    """The same picture in two thirds of the bytes: the font named once, and nothing of Vega's scene that
+    draws nothing."""
+    svg = re.sub(NOT_DRAWN, "", svg.replace(f' font-family="{FONT}"', ""))
+    return re.sub(DRAWS_NOTHING, "", svg).replace("<svg ", f'<svg font-family="{FONT}" ', 1)
 
 
 def numbered(svg: str) -> str:
