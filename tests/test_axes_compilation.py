@@ -171,6 +171,20 @@ def test_inductor_without_a_compiler_is_unavailable_before_the_first_request(ses
         INDUCTOR.require(session.row, "cpu")
 
 
+@pytest.mark.parametrize("option", ["inductor", "inductor-max", "inductor-fused", "inductor-graphs"])
+def test_the_processes_that_compile_kernels_start_before_the_weights_load(
+    option: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import async_compile
+
+    started: list[str] = []
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(async_compile, "maybe_warm_pool", lambda: started.append(option))
+    AXES["compilation"][option].require(session.row, "cuda")
+    assert started == [option]
+
+
 def test_inductor_max_makes_one_graph_of_the_transformer_and_one_of_the_controlnet(
     session: Session, only_captured: None
 ) -> None:

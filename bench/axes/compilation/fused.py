@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from bench.axes.compilation import graphs, regional
+from bench.axes.compilation import graphs, regional, workers
 from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, NotApplied, Option, Session
 from bench.axes.profiles import profile_step
@@ -143,7 +143,7 @@ INDUCTOR_FUSED = Option(
     "inductor-fused",
     "torch.compile + FLUX rearranged (ours)",
     verify=partial(_require_rearranged, "inductor-fused"),
-    require=partial(graphs.require_compiler, "inductor-fused"),
+    require=partial(workers.require_compiler, "inductor-fused"),
     apply=_rearrange,
     exact=True,
 )
@@ -151,7 +151,7 @@ INDUCTOR_GRAPHS = Option(
     "inductor-graphs",
     "torch.compile + FLUX rearranged, a CUDA graph a step (ours)",
     verify=partial(_require_captured, "inductor-graphs"),
-    require=partial(graphs.require_compiler, "inductor-graphs"),
+    require=partial(workers.require_compiler, "inductor-graphs"),
     apply=partial(_rearrange_and_capture, "inductor-graphs"),
     needs_gpu=True,
     exact=True,

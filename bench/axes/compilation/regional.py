@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from bench.axes.compilation import graphs
+from bench.axes.compilation import graphs, workers
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
 
@@ -52,7 +52,7 @@ INDUCTOR = Option(
     "inductor",
     "torch.compile (regional)",
     verify=_verify,
-    require=partial(graphs.require_compiler, "inductor"),
+    require=partial(workers.require_compiler, "inductor"),
     apply=_apply,
     exact=True,
 )

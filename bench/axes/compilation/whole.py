@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bench.axes.compilation import graphs
+from bench.axes.compilation import graphs, workers
 from bench.axes.denoisers import denoisers
 from bench.axes.option import Evidence, NotApplied, Option, Session
 
@@ -101,7 +101,7 @@ INDUCTOR_MAX = Option(
     "inductor-max",
     "torch.compile (whole model, max-autotune)",
     verify=_verify,
-    require=partial(graphs.require_compiler, "inductor-max"),
+    require=partial(workers.require_compiler, "inductor-max"),
     apply=_apply,
     exact=True,
 )
