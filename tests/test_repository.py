@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-MOST_BYTES = 26 * 2**20
+MOST_BYTES = 32 * 2**20
+"""Half of it is the tiny model; a GPU attempt adds 40 kB, and a session of them less than 1 MB."""
 
 
 def git(*arguments: str) -> str:
