@@ -180,6 +180,17 @@ def test_what_is_certain_on_one_machine_goes_before_more_on_another(tmp_path: Pa
     assert by_heading(best_alone(tmp_path), "Text-to-Image")["Compilation"].text == "inductor"
 
 
+def test_a_machine_with_an_interval_speaks_for_an_option_before_one_where_it_did_better(
+    tmp_path: Path,
+) -> None:
+    measured(tmp_path, REFERENCE)
+    measured(tmp_path, NF4, 6.1)
+    for each, seconds in ((REFERENCE, 5.25), (NF4, 5.2)):  # one process a side: no interval
+        write_attempt(tmp_path, fake_result(each, median_seconds=seconds, host=1, shapes=[(1, 1)]))
+    entry = by_heading(best_alone(tmp_path), "Text-to-Image")["Quantization"]
+    assert (entry.text, entry.note.split(";")[1]) == ("none faster", " 0.86× SLOWER")
+
+
 def test_a_row_whose_median_is_not_supported_is_not_compared(tmp_path: Path) -> None:
     measured(tmp_path, REFERENCE)
     measured(tmp_path, INDUCTOR, 3.9)

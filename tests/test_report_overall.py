@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
@@ -66,6 +67,19 @@ def test_the_larger_gain_decides_between_machines_and_not_the_fewer_seconds(tmp_
     assert answers(tmp_path) == [("lossless", "4")]
     (line,) = overall.table(world_of(tmp_path)).lines
     assert line.entries[-2].text == "GPU-00000000", "the machine that says so"
+
+
+def test_of_machines_that_found_one_stack_the_one_with_more_requests_speaks_for_it_not_the_luckier(
+    tmp_path: Path,
+) -> None:
+    for host, seconds, requests in ((0, 3.9, 8), (1, 4.1, 20)):
+        for minutes in (0, 30):
+            of_host = {"host": host, "minutes": minutes, "n": requests}
+            write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.2, **of_host))
+            write_attempt(tmp_path, fake_result(COMPILED, median_seconds=seconds, **of_host))
+    (best,) = world_of(tmp_path).bests
+    assert best.view.section.devices == "GPU-00000001"
+    assert best.answer.cell.latency.p50.value == pytest.approx(4.1, rel=0.01)
 
 
 def test_without_a_certain_gain_the_machine_that_compared_more_stacks_decides(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.config import SINGLE
 from bench.matrix import AXIS_NAMES, Row
 from bench.report.coverage import fitting, layer_of
-from bench.report.gains import Layer
+from bench.report.gains import Layer, Weight, one_of_each_stack, weight
 from bench.report.matrix_table import any_machine, gain_entry, memory_gb, quality_entry
 from bench.report.names import AXIS_TITLES
 from bench.report.overall import World
@@ -63,10 +64,11 @@ def _entry(world: World, rows: Sequence[Row]) -> Entry:
         for layer in case.gains.layers
         if layer.measurement.row.identity in wanted
     ]
-    of = f"{len({layer.measurement.row.identity for layer in found})} of {len(rows)} compared"
+    of_each = one_of_each_stack(found, _row, _weight)
+    of = f"{len(of_each)} of {len(rows)} compared"
     if not found:
         return Entry(MISSING, note=of)
-    best = max(found, key=_rank)
+    best = max(of_each, key=_rank)
     faster = best.gain.verdict in {Verdict.FASTER, Verdict.AMBIGUOUS} and best.gain.ratio.value > 1
     option = _option(best.measurement.row)
     told = [
@@ -81,8 +83,16 @@ def _entry(world: World, rows: Sequence[Row]) -> Entry:
     return Entry(option if faster else NOTHING_FASTER, option, "; ".join(told), strong=certain)
 
 
+def _row(layer: Layer) -> Row:
+    return layer.measurement.row
+
+
+def _weight(layer: Layer) -> Weight:
+    return weight(layer.measurement, layer.measurement.cells[SINGLE], layer.gain)
+
+
 def _rank(layer: Layer) -> tuple[float, float]:
-    """What is certain goes first, as among machines (``overall.CHOICE``)."""
+    """What is certain goes first, as among stacks of several machines (``overall.CHOICE``)."""
     ratio = layer.gain.ratio.value
     return ratio if layer.gain.verdict is Verdict.FASTER else 0.0, ratio
 

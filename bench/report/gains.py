@@ -6,18 +6,21 @@ the reference on one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from bench import stats
 from bench.compare import ONE_RUN, Ratio, interaction, reference_spread, speedup
 from bench.config import SINGLE, Shape
+from bench.matrix import Row
 from bench.record import CLOSED
 from bench.report import names, packages
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell
 from bench.verdicts import Verdict, interacts, verdicts
 
+T = TypeVar("T")
 SEVERAL_GPUS = "one run a side; of several GPUs both sides need two"
 
 
@@ -73,6 +76,28 @@ class Gains:
     def of(self, measurement: Measurement, cell: PooledCell) -> Gain | None:
         """None where there is none to give, and for a cell whose load is not closed."""
         return self.speedups.get((measurement.row.row, cell.shape)) if cell.load == CLOSED else None
+
+
+Weight = tuple[bool, bool, bool, int, str]
+
+
+def weight(measurement: Measurement, cell: PooledCell, gain: Gain | None) -> Weight:
+    """Of the machines that measured a stack the one with the greatest speaks for it, whatever its figure is:
+    to let the largest gain speak would be to publish luck. Its median is supported, it has a speed-up, that
+    has an interval, it has the most requests, it is the newest."""
+    certain = bool(gain and gain.ratio.errors)
+    return cell.latency.p50.supported, gain is not None, certain, cell.n, measurement.latest.attempt
+
+
+def one_of_each_stack(
+    found: Iterable[T], row_of: Callable[[T], Row], weight_of: Callable[[T], Weight]
+) -> list[T]:
+    """The weightiest of each row, in the order in which the rows came."""
+    of_each: dict[tuple[str, ...], T] = {}
+    for each in found:
+        identity = row_of(each).identity
+        of_each[identity] = max(of_each.get(identity, each), each, key=weight_of)
+    return list(of_each.values())
 
 
 def host_spread(section: Section) -> float | None:

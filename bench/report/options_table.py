@@ -13,7 +13,7 @@ from bench.matrix import PLAIN, REFERENCE
 from bench.quality import Closeness, changes
 from bench.quality import tier as tier_of
 from bench.report import names
-from bench.report.gains import Gain, Gains
+from bench.report.gains import Gain, Gains, Weight, one_of_each_stack, weight
 from bench.report.gpu_time import gpu_time
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
 from bench.report.page import Report
@@ -59,10 +59,8 @@ class Beside:
         return self.gains.of(self.measurement, self.cell)
 
     @property
-    def weight(self) -> tuple[bool, bool, int]:
-        """Of the machines that measured a stack the one goes first whose speed-up has an interval, then the
-        one with most requests."""
-        return self.cell.latency.p50.supported, bool(self.gain and self.gain.ratio.errors), self.cell.n
+    def weight(self) -> Weight:
+        return weight(self.measurement, self.cell, self.gain)
 
 
 def options_tables(report: Report) -> Iterator[Table]:
@@ -151,13 +149,9 @@ def _beside(report: Report) -> Iterator[Beside]:
 
 def combinations(report: Report) -> Table:
     """Stacks that differ from the reference in more than one option, fastest first."""
-    best: dict[tuple[str, ...], Beside] = {}
-    for beside in _beside(report):
-        row = beside.measurement.row
-        if len(changes(row)) > 1:
-            known = best.get(row.identity)
-            best[row.identity] = max(filter(None, (known, beside)), key=lambda each: each.weight)
-    ordered = sorted(best.values(), key=lambda beside: stats.median(beside.cell.latency.raw))
+    combined = (each for each in _beside(report) if len(changes(each.measurement.row)) > 1)
+    best = one_of_each_stack(combined, lambda each: each.measurement.row, lambda each: each.weight)
+    ordered = sorted(best, key=lambda beside: stats.median(beside.cell.latency.raw))
     return Table("Combinations", "", COMBINATION_COLUMNS, tuple(map(_combination_line, ordered)))
 
 

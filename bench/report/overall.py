@@ -11,8 +11,10 @@ from functools import cached_property
 from itertools import groupby
 
 from bench import config
+from bench.matrix import Row
 from bench.report import names
 from bench.report.answers import COLUMNS, Answer, answer, entries
+from bench.report.gains import Weight, one_of_each_stack, weight
 from bench.report.groups import UseCase, quality_tier
 from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
@@ -22,9 +24,10 @@ from bench.report.text import MISSING, plural
 from bench.verdicts import Verdict
 
 CHOICE = (
-    "Seconds of two machines are never compared: the largest certain gain over the reference of its own"
-    " machine decides; without one, the machine that compared the most stacks, then the one with the most"
-    " requests, then the newest."
+    "Seconds of two machines are never compared. Where several found the same stack fastest, the one whose"
+    " gain has an interval speaks for it, then the one with the most requests, then the newest. Between"
+    " stacks the largest certain gain over the reference of its own machine decides; without one, the machine"
+    " that compared the most stacks."
 )
 ANY = "any"
 FLOORS = (*(tier.name for tier in config.QUALITY_TIERS[:-1]), ANY)
@@ -113,7 +116,7 @@ class World:
                 if view.case.slug == case.slug and (answered := _answer(view, floor))
             ]
             if found:
-                best = max(found, key=_rank)
+                best = max(one_of_each_stack(found, _row, _weight), key=_rank)
                 if best.answer.winner is not before:
                     yield best
                 before = best.answer.winner
@@ -137,8 +140,16 @@ def _above(floor: str, measurement: Measurement) -> bool:
     return floor == ANY or FLOORS.index(quality_tier(measurement) or ANY) <= FLOORS.index(floor)
 
 
+def _row(best: Best) -> Row:
+    return best.answer.winner.row
+
+
+def _weight(best: Best) -> Weight:
+    return weight(best.answer.winner, best.answer.cell, best.answer.gain)
+
+
 def _rank(best: Best) -> tuple[float, int, int, str]:
-    """``CHOICE``, the largest first."""
+    """Of different stacks, the greatest first."""
     answer, gain = best.answer, best.answer.gain
     certain = gain.ratio.value if gain and gain.verdict is Verdict.FASTER else 0.0
     return certain, answer.stacks, answer.cell.n, answer.winner.latest.attempt
