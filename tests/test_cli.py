@@ -109,6 +109,13 @@ def test_a_row_that_does_not_fit_has_no_overhead_but_a_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_a_row_needs_and_this_machine_lacks_is_said_without_a_traceback(tmp_path: Path) -> None:
+    done = fluxbench("run", "39", "--weights", "synthetic", "--results", str(tmp_path))
+    assert done.returncode == 3
+    assert "row 39 (bf16 on h100x1, txt2img): it wants 1 x h100" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_place_that_cannot_be_used_is_named_without_a_traceback(tmp_path: Path) -> None:
     results = tmp_path / "file" / "results"
     results.parent.touch()
@@ -160,6 +167,16 @@ def test_matrix_writes_what_is_missing_and_check_tells(matrix: Path) -> None:
     assert "2 new" in fluxbench("matrix", "--matrix", str(matrix)).stdout
     assert matrix.read_text() == whole
     assert fluxbench("matrix", "--check", "--matrix", str(matrix)).returncode == 0
+
+
+def test_a_file_that_was_cut_off_is_told_in_a_screenful(matrix: Path) -> None:
+    lines = matrix.read_text().splitlines(keepends=True)
+    matrix.write_text("".join(lines[:40]))
+    check = fluxbench("matrix", "--check", "--matrix", str(matrix))
+    assert check.returncode == 1
+    assert check.stderr.count("missing: row") == 20
+    assert f"and {len(lines) - 40 - 20} more" in check.stderr
+    assert "`fluxbench matrix` appends what is missing" in check.stderr
 
 
 def test_matrix_starts_a_file_where_there_is_none(tmp_path: Path) -> None:

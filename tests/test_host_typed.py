@@ -87,6 +87,24 @@ def test_fan_out_of_rows_that_all_need_other_hardware_fails_and_runs_nothing(
     assert not list(results.rglob(layout.RESULT))
 
 
+def test_a_fan_out_of_everything_is_planned_but_not_started(matrix: Path, results: Path) -> None:
+    everything = ["fan-out", "--matrix", str(matrix), "--results", str(results), "--executor", "local"]
+    refused = CliRunner().invoke(cli, everything)
+    assert refused.exit_code == 2
+    assert "nothing was run: say which rows" in refused.output
+    assert not list(results.rglob(layout.RESULT))
+    planned = CliRunner().invoke(cli, [*everything, "--dry-run"])
+    assert planned.exit_code == 0
+    assert "3 rows chosen" in planned.output
+
+
+def test_weights_that_are_not_a_rows_are_refused_and_not_replaced(matrix: Path) -> None:
+    ran = CliRunner().invoke(cli, ["bench", "2", "--matrix", str(matrix), "--weights", "synthetic"])
+    assert ran.exit_code == 2
+    assert "--weights: nothing was run: row 2" in ran.output
+    assert "brings weights of its own" in ran.output
+
+
 @pytest.mark.parametrize("cells", ["1x", "0x1", "1x1,1x1", "1*4", ""])
 def test_cells_that_are_none_are_refused(matrix: Path, cells: str) -> None:
     ran = CliRunner().invoke(cli, ["fan-out", "--matrix", str(matrix), "--dry-run", "--cells", cells])

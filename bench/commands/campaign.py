@@ -20,7 +20,7 @@ from bench.commands.options import (
     tier_option,
     where_option,
 )
-from bench.flux import MODELS
+from bench.flux import MODELS, weights_of
 
 if TYPE_CHECKING:
     from bench.config import BudgetName, ExecutorName, Shape
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from bench.matrix import Row
     from bench.typed import Asked
 
-
+USUAL_WEIGHTS = "hub"
 CAMPAIGN_OPTIONS = (
     matrix_option,
     click.option(
         "--weights",
         type=click.Choice(MODELS["flux.1-dev"].sources),
-        default="hub",
+        default=USUAL_WEIGHTS,
         show_default=True,
         help="For flux.1-dev rows: the real weights, or full-size random ones (speed and memory only). "
         "Rows of the tiny model bring their own.",
@@ -262,6 +262,11 @@ def fan_out_command(matrix_path: Path, where: str, tier: str, **options: Any) ->
     done here already is skipped and said so; Ctrl-C keeps every finished cell, and the same command
     goes on from there. Exits 1 when a row failed.
     """
+    if not (where or options["dry_run"]):
+        raise click.UsageError(
+            'nothing was run: say which rows, such as --where "hardware=h100x1 phase=1";'
+            " --dry-run without --where plans all that this machine fits"
+        )
     rows = read_rows(matrix_path)
     run_campaign(choose_rows(rows, where, tier), rows, **options)
 
@@ -278,6 +283,10 @@ def bench(row_id: str, matrix_path: Path, **options: Any) -> None:
 
     everything = read_rows(matrix_path)
     row = find_row(everything, row_id, matrix_path)
+    if options["weights"] not in {USUAL_WEIGHTS, weights_of(row, options["weights"])}:
+        raise click.BadParameter(
+            f"nothing was run: {row.label} brings weights of its own; leave this out", param_hint="--weights"
+        )
     asked = asked_for(**options)
     try:
         gpus = here()

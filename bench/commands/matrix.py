@@ -9,6 +9,9 @@ import click
 
 from bench.commands.options import choose_rows, matrix_option, read_rows, tier_option, where_option
 
+DISAGREEMENTS_SHOWN = 20
+MENDING = "`fluxbench matrix` appends what is missing; `git diff` shows what was edited"
+
 
 @click.command()
 @matrix_option
@@ -25,8 +28,11 @@ def matrix(matrix_path: Path, check: bool) -> None:
     if check:
         sentences = drift(rows)
         if sentences:
-            listed = "\n".join(sentences)
-            raise click.ClickException(f"{matrix_path} disagrees with bench/phases.py:\n{listed}")
+            more = len(sentences) - DISAGREEMENTS_SHOWN
+            listed = [*sentences[:DISAGREEMENTS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+            raise click.ClickException(
+                "\n".join([f"{matrix_path} disagrees with bench/phases.py:", *listed, MENDING])
+            )
         click.echo(f"{matrix_path}: {len(rows)} rows, as declared")
         return
     wanted = merged(rows)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import layout
 from bench.config import BUDGETS, SINGLE, Shape, cells_of
@@ -19,6 +19,7 @@ from bench.matrix import Row
 from bench.record import Cell, Code, Result, write_atomically
 from bench.rules import refusal
 from bench.runner.job import Job
+from bench.runner.judge import SPEAKING
 from bench.runner.load import Load
 
 if TYPE_CHECKING:
@@ -104,6 +105,12 @@ def _numbers_of(cell: Cell) -> str:
     return f"{shown}, n={cell.n}, {cell.status.code}"
 
 
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's)
+        """What an error of our own says is enough to mend it; where it was raised is no help."""
+        return str(ei[1]) if isinstance(ei[1], SPEAKING) else super().formatException(ei)
+
+
 @contextmanager
 def _logging(path: Path | None) -> Iterator[None]:
     """To the terminal, and to this file too."""
@@ -114,7 +121,7 @@ def _logging(path: Path | None) -> Iterator[None]:
     logging.getLogger("bench").setLevel(logging.INFO)
     root = logging.getLogger()
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         root.addHandler(handler)
     try:
         yield
