@@ -131,7 +131,7 @@ def run(row_id: str | None, row_json: str | None, matrix_path: Path, **asked: An
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the JSON goes. Default: only printed.",
+    help="Where the JSON goes, with the seconds of every pair. Default: only printed, without them.",
 )
 def overhead(
     row_id: str | None, matrix_path: Path, weights: str | None, pairs: int, output: Path | None
@@ -151,9 +151,8 @@ def overhead(
         cost = measure_overhead(row, weights, pairs)
     except Unavailable as error:
         raise click.ClickException(f"nothing was measured: {error}") from None
-    text = cost.model_dump_json(indent=1)
     if output is not None:
-        write_atomically(output, text + "\n")
-    click.echo(text)
+        write_atomically(output, cost.model_dump_json(indent=1) + "\n")
+    click.echo(cost.model_dump_json(indent=1, exclude={"bare_seconds", "measured_seconds"}))
     if not cost.holds:
         raise click.ClickException(f"{row.label}: measuring costs more than {cost.limit_share:.1%}")

@@ -32,7 +32,12 @@ class Overhead(record.Strict):
 
     row: str
     host_id: str
+    git_commit: str | None
+    began_at: str
     pairs: int
+    bare_seconds: list[float]
+    measured_seconds: list[float]
+    """Pair by pair, so that every figure below can be had again."""
     bare_p50_seconds: float
     measured_p50_seconds: float
     latency_share: float
@@ -66,10 +71,7 @@ def measure(job: Job, pairs: int) -> Overhead:
             sampler_before = server.sampling.cpu_seconds
             paired = _pairs(server, server.engine, pairs)
             sampler_cpu = server.sampling.cpu_seconds - sampler_before
-        environment = diary.result.environment
-    if environment is None:
-        raise RuntimeError("a row that serves has an environment")
-    return _judged(job, environment.host_id, paired, sampler_cpu)
+    return _judged(job, diary.result, paired, sampler_cpu)
 
 
 def _pairs(server: Server, worker: Worker, pairs: int) -> Paired:
@@ -110,7 +112,10 @@ def _measured(server: Server, worker: Worker, index: int, paired: Paired) -> Non
     paired.measured.append(request.latency_seconds)
 
 
-def _judged(job: Job, host_id: str, paired: Paired, sampler_cpu: float) -> Overhead:
+def _judged(job: Job, opened: record.Result, paired: Paired, sampler_cpu: float) -> Overhead:
+    environment = opened.environment
+    if environment is None:
+        raise RuntimeError("a row that serves has an environment")
     ratio = compare.paired_speedup(paired.bare, paired.measured, spread=0.0)
     interval = ratio.interval()
     window = sum(paired.measured)
@@ -119,8 +124,12 @@ def _judged(job: Job, host_id: str, paired: Paired, sampler_cpu: float) -> Overh
     cost = 1 / ratio.value - 1 if by_latency else sum(shares)
     return Overhead(
         row=job.row.label,
-        host_id=host_id,
+        host_id=environment.host_id,
+        git_commit=environment.git_commit,
+        began_at=opened.started_at,
         pairs=len(paired.bare),
+        bare_seconds=[round(seconds, 6) for seconds in paired.bare],
+        measured_seconds=[round(seconds, 6) for seconds in paired.measured],
         bare_p50_seconds=stats.median(paired.bare),
         measured_p50_seconds=stats.median(paired.measured),
         latency_share=1 / ratio.value - 1,
