@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import config
+from bench import config, stats
 from bench.matrix import Row
 from bench.runner import overhead
 from bench.runner.clock import StageClock
@@ -30,8 +29,8 @@ def cost(
 
 def test_every_prompt_is_served_measured_and_bare(cost: overhead.Overhead) -> None:
     assert cost.pairs == len(cost.bare_seconds) == len(cost.measured_seconds) == 8
-    assert cost.bare_p50_seconds == pytest.approx(statistics.median(cost.bare_seconds), abs=1e-6)
-    assert cost.measured_p50_seconds == pytest.approx(statistics.median(cost.measured_seconds), abs=1e-6)
+    assert cost.bare_p50_seconds == pytest.approx(stats.median(cost.bare_seconds), abs=1e-6)
+    assert cost.measured_p50_seconds == pytest.approx(stats.median(cost.measured_seconds), abs=1e-6)
     ratio = cost.measured_p50_seconds / cost.bare_p50_seconds
     assert cost.latency_share == pytest.approx(ratio - 1)
     assert cost.latency_share_ci95 is not None
