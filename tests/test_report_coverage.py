@@ -152,9 +152,20 @@ def test_of_each_axis_the_fastest_option_alone_is_named_with_what_it_costs(tmp_p
     line = by_heading(best_alone(tmp_path), "Text-to-Image")
     assert line["Compilation"].text == "inductor-graphs"
     assert re.fullmatch(
-        r"1\.50× FASTER; row 3; 37\.5 GB against 37\.5; 2 of 2 compared", line["Compilation"].note
+        r"1\.50× FASTER over bf16; row 3; 37\.5 GB against 37\.5; 2 of 2 compared", line["Compilation"].note
     )
     assert (line["Quantization"].text, line["Quantization"].note) == ("–", "0 of 2 compared")
+
+
+def test_an_option_alone_names_the_stack_that_it_was_faster_than_which_of_a_precision_is_fp32(
+    tmp_path: Path,
+) -> None:
+    rows = (row(1, precision="fp32"), row(2, precision="bf16"))
+    for each, seconds in zip(rows, (9.0, 5.0), strict=True):
+        measured(tmp_path, each, seconds)
+    entry = by_heading(best_alone(tmp_path, rows), "Text-to-Image")["Precision"]
+    assert entry.text == "bf16"
+    assert entry.note.startswith("1.80× FASTER over fp32; row 2; ")
 
 
 def test_a_cache_that_follows_a_schedule_is_no_option_alone(tmp_path: Path) -> None:
@@ -169,7 +180,7 @@ def test_an_option_that_is_slower_is_no_answer(tmp_path: Path) -> None:
     measured(tmp_path, NF4, 6.1)
     entry = by_heading(best_alone(tmp_path), "Text-to-Image")["Quantization"]
     assert entry.text == "none faster"
-    assert entry.note.startswith("bnb-nf4; 0.86× SLOWER; row 4; ")
+    assert entry.note.startswith("bnb-nf4; 0.86× SLOWER over bf16; row 4; ")
 
 
 def test_what_is_certain_on_one_machine_goes_before_more_on_another(tmp_path: Path) -> None:
@@ -188,7 +199,7 @@ def test_a_machine_with_an_interval_speaks_for_an_option_before_one_where_it_did
     for each, seconds in ((REFERENCE, 5.25), (NF4, 5.2)):  # one process a side: no interval
         write_attempt(tmp_path, fake_result(each, median_seconds=seconds, host=1, shapes=[(1, 1)]))
     entry = by_heading(best_alone(tmp_path), "Text-to-Image")["Quantization"]
-    assert (entry.text, entry.note.split(";")[1]) == ("none faster", " 0.86× SLOWER")
+    assert (entry.text, entry.note.split(";")[1]) == ("none faster", " 0.86× SLOWER over bf16")
 
 
 def test_a_row_whose_median_is_not_supported_is_not_compared(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fake_attempts import write_attempt
 from fakes import fake_result, fake_row
 from report_tree import TINY_ON_GPU, command, tree
 
 from bench.axes import AXES
+from bench.cli import main
 from bench.matrix import REFERENCE
 from bench.record import Code
 from bench.tryout import Tried
@@ -121,9 +123,41 @@ def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answ
     _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
     assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
     assert "(speed only: skips by schedule)" in combinations[0]
-    assert all("h100x1, synthetic weights, n=" in line for line in combinations)
+    assert all("h100x1, GPU-00000000, synthetic weights, n=" in line for line in combinations)
     *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
     assert "| bf16 + cudnn + inductor |" in fastest
+
+
+def test_combinations_of_several_machines_are_in_the_order_of_their_gains_and_not_of_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fake_row(row="2")
+    cudnn = reference.model_copy(update={"row": "4", "compilation": "inductor", "attention": "cudnn"})
+    flash3 = cudnn.model_copy(update={"row": "5", "attention": "flash3"})
+    for host, row, seconds in ((0, cudnn, 4.0), (1, flash3, 3.9)):
+        write_attempt(tmp_path, fake_result(reference, host=host, median_seconds=8.0 if host == 0 else 4.0))
+        write_attempt(tmp_path, fake_result(row, host=host, median_seconds=seconds))
+    _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
+    assert [line.split("|")[2].strip() for line in combinations] == ["4", "5"]
+
+
+def test_what_every_plain_stack_has_is_not_given_the_quality_of_another_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 without any option differs from its parent, fp32, in the precision and not by attention sdpa."""
+    for row, noise, changes in (
+        ("1", 0.0, {}),
+        ("2", 0.1, {"precision": "fp32"}),
+        ("3", 0.1, {"precision": "fp16", "parent": "2"}),
+        ("4", 0.1, {"precision": "fp32", "vae": "sliced", "parent": "2"}),
+    ):
+        painted = fake_result(fake_row(row=row, hardware="cpu", **changes))
+        write_attempt(tmp_path, painted, images=True, noise=noise, telemetry=False)
+    assert CliRunner().invoke(main, ["quality", str(tmp_path)]).exit_code == 0
+    of = {name: option_line(tmp_path, name, tmp_path, monkeypatch) for name in ("sdpa", "full", "sliced")}
+    assert of["sdpa"].endswith("| – |")
+    assert of["full"].endswith("| – |")
+    assert "tiny weights) |" in of["sliced"]
 
 
 def test_a_marker_of_no_table_is_an_error_with_its_line(
@@ -146,7 +180,7 @@ def test_an_option_that_two_machines_measured_shows_the_one_whose_speed_up_has_a
         for minutes in (0, 30):
             write_attempt(tmp_path, fake_result(row, shapes=[(1, 1)], n=8, host=1, minutes=minutes))
     line = option_line(tmp_path, "inductor", tmp_path, monkeypatch)
-    assert "n=16 against 16" in line
+    assert "h100x1, GPU-00000001, synthetic weights, n=16 against 16" in line, "whose figures they are"
     assert "(CI " in line
 
 

@@ -1,5 +1,6 @@
 """Of each axis the best option alone, per use case: the plan's "optimal quantization for each use case", and
-the same of every other axis. Only what was measured beside its plain stack on one machine can be best."""
+the same of every other axis. Only what was measured beside its plain stack on one machine can be best. That
+stack is named, for it is not always the reference: precisions, and all options of a CPU, stand on fp32."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 
 from bench.config import SINGLE
 from bench.matrix import AXIS_NAMES, Row
+from bench.report import names
 from bench.report.coverage import fitting, layer_of
 from bench.report.gains import Layer, Weight, one_of_each_stack, weight
 from bench.report.matrix_table import any_machine, gain_entry, memory_gb, quality_entry
@@ -72,7 +74,7 @@ def _entry(world: World, rows: Sequence[Row]) -> Entry:
     faster = best.gain.verdict in {Verdict.FASTER, Verdict.AMBIGUOUS} and best.gain.ratio.value > 1
     option = _option(best.measurement.row)
     told = [
-        gain_entry(best.gain).text,
+        f"{gain_entry(best.gain).text} over {names.stack(best.parent.row)}",
         f"row {best.measurement.row.row}",
         *_costs(best.measurement, best.parent),
         of,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench import stats
 from bench.axes import AXES, EVIDENCE
 from bench.axes.option import Option
 from bench.images import IMAGES
@@ -148,10 +148,11 @@ def _beside(report: Report) -> Iterator[Beside]:
 
 
 def combinations(report: Report) -> Table:
-    """Stacks that differ from the reference in more than one option, fastest first."""
+    """Stacks that differ from the reference in more than one option, the largest gain first: the seconds are
+    of several machines."""
     combined = (each for each in _beside(report) if len(changes(each.measurement.row)) > 1)
     best = one_of_each_stack(combined, lambda each: each.measurement.row, lambda each: each.weight)
-    ordered = sorted(best, key=lambda beside: stats.median(beside.cell.latency.raw))
+    ordered = sorted(best, key=lambda each: each.gain.ratio.log if each.gain else -math.inf, reverse=True)
     return Table("Combinations", "", COMBINATION_COLUMNS, tuple(map(_combination_line, ordered)))
 
 
@@ -177,7 +178,7 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
     if alone.reference is not None and not row.is_reference:
         sides += f" against {alone.reference.n}"
         memory += f" (reference {number(memory_gb(alone.reference))})"
-    measured_with = f"{row.hardware}, {alone.measurement.weights} weights"
+    measured_with = f"{row.hardware}, {alone.measurement.machine}, {alone.measurement.weights} weights"
     return (
         Entry(
             p50,
@@ -210,9 +211,12 @@ def _quality(report: Report, axis: str, option: str) -> str:
 
 def _of_option_alone(measurement: Measurement, axis: str, option: str) -> tuple[Closeness, str] | None:
     """With its tier. Against the reference; on other precisions (a CPU's layers stand on fp32) against the
-    parent, for there the reference differs in the precision too."""
+    parent, for there the reference differs in the precision too. None of what a plain stack has anyway: such
+    a row differs from its parent in the precision alone."""
     judged, row = measurement.quality, measurement.row
     if judged is None or row.stack != {**PLAIN, "precision": row.precision, axis: option}:
+        return None
+    if PLAIN.get(axis) == option:
         return None
     if axis == "precision" or row.precision == REFERENCE["precision"]:
         return judged, judged.tier
