@@ -157,7 +157,7 @@ def test_what_every_plain_stack_has_is_not_given_the_quality_of_another_precisio
     of = {name: option_line(tmp_path, name, tmp_path, monkeypatch) for name in ("sdpa", "full", "sliced")}
     assert of["sdpa"].endswith("| – |")
     assert of["full"].endswith("| – |")
-    assert "tiny weights) |" in of["sliced"]
+    assert "tiny weights on CPU) |" in of["sliced"]
 
 
 def test_a_marker_of_no_table_is_an_error_with_its_line(

@@ -16,7 +16,7 @@ from bench.report import names
 from bench.report.gains import Gain, Gains, Weight, one_of_each_stack, weight
 from bench.report.gpu_time import gpu_time
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
-from bench.report.page import Report
+from bench.report.page import Page, Report
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
 from bench.report.text import MISSING, number
@@ -93,7 +93,7 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
     failed, and how the last did; then those where the tiny model alone had it, or where it cannot be had. A
     row that was stopped says nothing of its options, so the tiny model is heard beside it."""
     attempted = [
-        (page.title.rpartition(" ")[2], each)
+        (_machine(page), each)
         for page in report.pages
         for each in page.measurements
         if each.row.stack[axis] == option
@@ -112,6 +112,11 @@ def _ran_on(report: Report, axis: str, option: str) -> list[str]:
         *(f"{code} on {machine}" for machine, code in sorted(failed.items())),
         *(said for machine, said in (tried | small).items() if machine not in measured),
     ]
+
+
+def _machine(page: Page) -> str:
+    """Its kind: ``H100`` of ``8 × H100``."""
+    return page.title.rpartition(" ")[2]
 
 
 def _on_tiny(machine: str) -> str:
@@ -197,15 +202,15 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
 def _quality(report: Report, axis: str, option: str) -> str:
     """Of the option alone, txt2img: real pictures before random weights."""
     found = [
-        (each.weights == "synthetic", *alone, each.weights)
+        (each.weights == "synthetic", *alone, f"{each.weights} weights on {_machine(page)}")
         for page in report.pages
         for each in page.measurements
         if each.row.use_case == ("txt2img", "none") and (alone := _of_option_alone(each, axis, option))
     ]
     if not found:
         return ""
-    numerical, closeness, tier, weights = min(found, key=lambda each: each[0])
-    meaning = "numerical only" if numerical else f"{weights} weights"
+    numerical, closeness, tier, painted_by = min(found, key=lambda each: each[0])
+    meaning = "numerical only" if numerical else painted_by
     return f"{tier} ({psnr(closeness)}, {meaning})"
 
 
