@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,18 @@ def test_what_ranks_cannot_do_is_refused_by_name(
     on: Callable[..., Row], hardware: str, changes: dict[str, str], reason: str
 ) -> None:
     assert reason in refused(on(hardware, **changes))
+
+
+@pytest.mark.parametrize("option", [id for id in AXES["parallel"] if id.startswith("xdit-")])
+def test_what_is_advised_instead_of_xdit_is_an_option_of_as_many_ranks(
+    on: Callable[..., Row], option: str
+) -> None:
+    degrees = degrees_of(option)
+    assert degrees is not None
+    row = on(f"h100x{degrees.ranks}", parallel=option, control="canny", attention="cudnn")
+    advised = refused(row).partition("only: use ")[2]
+    assert advised in AXES["parallel"]
+    assert degrees_of(advised) == replace(degrees, xdit=False) or degrees.pipefusion > 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.axes.parallel.degrees import degrees_of
+from bench.axes.parallel.degrees import Degrees, degrees_of
 from bench.flux import MODELS
 from bench.matrix import PLAIN, Row
 from bench.rules.rule import WHOLE_MODEL, Rule
@@ -59,12 +59,19 @@ def _xdit(row: Row, _: str | None) -> str | None:
     if degrees is None or not degrees.xdit:
         return None
     if row.use_case != ("txt2img", "none"):
-        return f"xDiT runs FLUX.1 for txt2img without a ControlNet only: use {row.parallel[5:]}"
+        return f"xDiT runs FLUX.1 for txt2img without a ControlNet only: use {_of_diffusers(degrees)}"
     if row.cache != PLAIN["cache"]:
-        return f"cache {row.cache} computes the forward that xDiT replaces: use {row.parallel[5:]}"
+        return f"cache {row.cache} computes the forward that xDiT replaces: use {_of_diffusers(degrees)}"
     if degrees.pipefusion > 1 and row.compilation != PLAIN["compilation"]:
         return "PipeFusion keeps keys and values inside its attention from call to call: use compilation none"
     return None
+
+
+def _of_diffusers(xdit: Degrees) -> str:
+    """The option that does what xDiT's does; PipeFusion is xDiT's alone."""
+    ways = {"ring": xdit.ring, "fsdp": xdit.fsdp}
+    way = next((way for way, ranks in ways.items() if ranks > 1), "ulysses")
+    return f"{way}{xdit.ranks}"
 
 
 def _shards_of_quantised(row: Row, _: str | None) -> str | None:
