@@ -9,6 +9,9 @@ from functools import cache
 from bench.flux import MODELS
 from bench.matrix import AXIS_NAMES, CONTROLS, TASKS, TIERS
 
+LEAST_ALIKE = 0.6
+"""Of difflib's ratio: what is less like a known word was not meant to be it."""
+
 
 @cache
 def vocabulary() -> dict[str, dict[str, None]]:
@@ -29,5 +32,9 @@ def unknown(column: str, word: str) -> str | None:
 def near(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about a word that is not known."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    alike = {name: difflib.SequenceMatcher(None, name, word).ratio() for name in names}
+    most = max(alike.values(), default=0.0)
+    if most < LEAST_ALIKE:
+        return f"; known: {', '.join(names)}"
+    *others, last = [repr(name) for name in names if alike[name] == most]
+    return f"; did you mean {' or '.join([*([', '.join(others)] if others else []), last])}?"

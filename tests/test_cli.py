@@ -86,7 +86,10 @@ def test_tier_widens_the_selection() -> None:
     ("arguments", "message"),
     [
         (["rows", "--where", "hardwre=cpu"], "did you mean 'hardware'?"),
-        (["rows", "--where", "hardware=h100x7"], "no row has the hardware 'h100x7'; did you mean 'h100x8'?"),
+        (
+            ["rows", "--where", "hardware=h100x7"],
+            "no row has the hardware 'h100x7'; did you mean 'h100x1', 'h100x2', 'h100x4' or 'h100x8'?",
+        ),
         (["rows", "--where", "cache=none attention=cudnn phase=1"], "no row matches --where 'cache=none"),
         (["rows", "--where", "control=depth"], "in other tiers (--tier all)"),
         (["rows", "--matrix", "nowhere.csv"], "nowhere.csv does not exist; run in the repository"),
