@@ -51,14 +51,16 @@ def test_a_runner_that_dies_costs_one_cell_and_not_the_campaign(
     assert "row 2" in said
 
 
-def test_log_lines_of_a_dead_runner_stand_in_its_result(
+def test_log_lines_of_a_dead_runner_stand_in_its_result_and_below_what_the_campaign_says(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN", "1x1=exit7")
-    run_rows(results, [cpu_row()])
+    _, said = run_rows(results, [cpu_row()])
     status = saved(results)[0].status
     assert status.log_tail[-1] == "something is broken"
     assert status.exit_code == 7
+    assert "the last lines of its log stand below" in said
+    assert "\n    something is broken\n" in said
 
 
 @pytest.mark.parametrize("fault", ["hang", "deaf"])

@@ -157,6 +157,9 @@ def test_the_command_itself_starts_its_ranks_and_survives_the_death_of_one(tmp_p
     assert result.status.code is Code.CRASHED
     assert "killed by SIGKILL" in result.status.reason
     assert result.status.log_tail
+    said = (tmp_path / layout.LOG).read_text()
+    assert "\n".join([result.status.reason, *result.status.log_tail]) in said
+    assert "Traceback" not in said, "where the conductor noticed it is no help"
 
 
 # --- The conductor ends ------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ class Campaign:
                 return
             outcome = self._attempt(decision, claim)
         self.summary.outcomes.append(outcome)
-        self.display.note(outcome.line())
+        self.display.note("\n".join([outcome.line(), *outcome.log()]))
         self._hold_against_reference(outcome)
         if not decision.repeated:
             self._maybe_again(row, outcome)

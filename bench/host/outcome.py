@@ -15,6 +15,9 @@ from bench.record import Code, Result
 FAILED = frozenset(Code) - {Code.OK, Code.UNSTABLE, Code.SUSPECT, Code.UNSUPPORTED, Code.PRUNED}
 """Statuses that make the campaign's exit code say so."""
 
+BROKEN = frozenset({Code.CRASHED, Code.TIMEOUT})
+"""Statuses that nobody understands without the log."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -37,6 +40,11 @@ class Outcome:
         cells = ", ".join(f"{cell.shape} {cell.status.code}" for cell in self.result.cells)
         took = f"[{cells or 'no cell'}] in {clock(self.seconds)}"
         return f"{self.row.label}: {status.code}{reason} {took}; {self.path}"
+
+    def log(self) -> list[str]:
+        """What a row that crashed or hung said last: its reason says that it stands below."""
+        status = self.result.status
+        return [f"    {line}" for line in status.log_tail] if status.code in BROKEN else []
 
 
 @dataclass

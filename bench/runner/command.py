@@ -19,7 +19,7 @@ from bench.matrix import Row
 from bench.record import Cell, Code, Result, write_atomically
 from bench.rules import refusal
 from bench.runner.job import Job
-from bench.runner.judge import SPEAKING
+from bench.runner.judge import words_of
 from bench.runner.load import Load
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _numbers_of(cell: Cell) -> str:
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's)
         """What an error of our own says is enough to mend it; where it was raised is no help."""
-        return str(ei[1]) if isinstance(ei[1], SPEAKING) else super().formatException(ei)
+        return words_of(ei[1]) or super().formatException(ei)
 
 
 @contextmanager

@@ -49,8 +49,18 @@ class Interrupted(BaseException):
     """Somebody asked the runner to stop. Not an ``Exception``: no cell may catch it."""
 
 
-SPEAKING = (NotApplied, Unavailable, NotIdle, GpuError, SlowLink, InvalidOutput, Interrupted)
+SPEAKING = (
+    NotApplied, Unavailable, NotIdle, GpuError, SlowLink, InvalidOutput, Interrupted, RankLost, RequestFailed,
+)  # fmt: skip
 """Our own exceptions: their message says it all, the class name would add nothing."""
+
+
+def words_of(error: BaseException) -> str | None:
+    """What to log of one of our own exceptions, instead of where it was raised: of a rank's failure what the
+    rank said last, too. None for others."""
+    if isinstance(error, (RankLost, RequestFailed)):
+        return "\n".join([str(error), *error.status.log_tail])
+    return str(error) if isinstance(error, SPEAKING) else None
 
 
 def status_of(error: BaseException) -> Status:
