@@ -12,6 +12,7 @@ from fakes import STEPS_SHARE, fake_cell, fake_result, fake_row
 from bench import check, record
 from bench.config import SINGLE
 from bench.matrix import Row
+from bench.report import markdown
 from bench.report.charts import Figure, figures
 from bench.report.load import load
 from bench.report.page import CaseView, SectionView, report
@@ -207,6 +208,23 @@ def test_each_gpu_has_a_line_and_so_have_all_together(tmp_path: Path) -> None:
     ]
     cell.gpus = each[::-1]
     assert any("gpus: they are not" in fault for fault in check.result_faults(made))
+
+
+def test_the_slowest_link_stands_beside_what_was_sent_over_it(tmp_path: Path) -> None:
+    row = EAGER.model_copy(update={"hardware": "h200x4", "parallel": "ulysses4"})
+    made = fake_result(row, shapes=((1, 1),))
+    assert made.environment is not None
+    made.environment.nccl = "2.28.9"
+    made.environment.links = [
+        record.Link(ranks=ranks, kind="NV18", gb_per_s=gb_per_s, least_gb_per_s=100.0)
+        for ranks, gb_per_s in {(0, 1): 279.4, (0, 2): 247.0, (0, 3): 281.0}.items()
+    ]
+    write_attempt(tmp_path, made)
+    _, case = view_of(tmp_path, "h200x4")
+    assert line_of(case, "bf16 + ulysses4")["Link (GB/s)"] == "247"
+    (page,) = report(load(tmp_path)).pages
+    (hardware,) = (line for line in markdown.configurations(page, page.sections[0]) if "Hardware:" in line)
+    assert hardware.endswith("diffusers 0.42.1, NCCL 2.28.9")
 
 
 def _figures(view: SectionView, case: CaseView) -> dict[str, Figure]:

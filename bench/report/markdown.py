@@ -137,7 +137,9 @@ def _details(view: SectionView, measurement: Measurement) -> str:
     if environment is None:
         return view.section.machine
     versions = {"driver": environment.driver, "CUDA": environment.cuda, **environment.packages}
-    told = (
-        f"{name} {versions[name]}" for name in ("driver", "CUDA", "torch", "diffusers") if versions.get(name)
-    )
+    shown = ["driver", "CUDA", "torch", "diffusers"]
+    if len(environment.gpus) > 1:
+        versions |= {"NCCL": environment.nccl}
+        shown.append("NCCL")
+    told = (f"{name} {versions[name]}" for name in shown if versions.get(name))
     return ", ".join((view.section.machine, *told))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from bench import steady
 from bench.compare import Ratio, speedup
 from bench.matrix import PLAIN
-from bench.record import Agreement, Result
+from bench.record import Agreement, Environment, Result
 from bench.report.gains import Gain, comparable, refusal, told
 from bench.report.gpu_time import communication_seconds
 from bench.report.groups import Section, UseCase, fastest, is_lossless
@@ -200,6 +200,10 @@ COLUMNS = (
     ),
     Column("Communication (%)", hint="Its kernels' seconds over denoising's, of the rank that waited least"),
     Column("Sent per step (MB)", hint="By one GPU in one denoising step, in collectives and messages"),
+    Column(
+        "Link (GB/s)",
+        hint="The slowest between two of its GPUs, each way at once, measured before weights were loaded",
+    ),
     Column("Images/s, users = N", hint="One image a request"),
     Column("Images/s, users = 2N", hint="One image a request"),
     Column("Over replicas", hint="Images/s over those of as many replicas of the same stack"),
@@ -226,6 +230,7 @@ def _line(of: Scaled) -> Line:
         agreement_entry(of.measurement.latest.agreement),
         _share(share),
         figure(sent.sent_bytes_per_step / MB if sent else None),
+        link_entry(of.measurement.latest.environment),
         figure(images.get(of.gpus)),
         figure(images.get(2 * of.gpus)),
         Entry(ratio(against), against, note=of.refusal(of.replicas), tags=of.marks_of_replicas()),
@@ -242,6 +247,14 @@ def agreement_entry(found: Agreement | None) -> Entry:
         sort=max(errors),
         note=f"after {found.steps} steps; at most {found.tolerance:g} is what the options declare",
     )
+
+
+def link_entry(environment: Environment | None) -> Entry:
+    links = environment.links if environment else []
+    if not links:
+        return Entry(MISSING)
+    slowest = min(links, key=lambda link: link.gb_per_s)
+    return figure(slowest.gb_per_s, note=slowest.kind or "of a kind that nobody told")
 
 
 def _share(share: float | None, note: str = "") -> Entry:
