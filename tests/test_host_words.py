@@ -15,7 +15,7 @@ from bench import config
 from bench.config import CELLS, SINGLE
 from bench.host.fanout import Settings, Wanting, make_plan
 from bench.host.gpus import Gpu
-from bench.host.words import misfit_advice, plan_lines, rows_text
+from bench.host.words import links_advice, misfit_advice, plan_lines, rows_text
 from bench.matrix_file import read
 from bench.typed import Asked
 
@@ -80,6 +80,19 @@ def test_a_price_within_a_time_limit_is_that_of_the_limit_and_rows_beyond_it_are
     assert whole is not None, "of one GPU one price"
     assert f"8 of 8 rows fit, most valuable first; about {whole[1]} for the machine" in text
     assert "beyond" not in text
+
+
+def test_what_keeps_gpus_from_each_other_is_named_before_a_row_of_several_runs(tmp_path: Path) -> None:
+    gpus = [Gpu(index, "NVIDIA H200", f"GPU-{index}", int(150e9)) for index in range(2)]
+    settings = Settings(tmp_path, "synthetic", config.QUICK, (SINGLE,))
+    alone, several = fake_row(row="1", hardware="h200x1"), fake_row(row="2", hardware="h200x2")
+    plan = make_plan([alone, several], Wanting(settings, gpus))
+    (advice,) = links_advice(plan, {"NCCL_P2P_DISABLE": "1"})
+    assert advice.startswith("NCCL_P2P_DISABLE=1 is set: the GPUs of row 2 would")
+    assert advice.endswith("`unset NCCL_P2P_DISABLE` first")
+    assert not list(links_advice(plan, {"NCCL_P2P_DISABLE": "0"}))
+    one_gpu = make_plan([alone], Wanting(settings, gpus))
+    assert not list(links_advice(one_gpu, {"NCCL_P2P_DISABLE": "1"}))
 
 
 def test_who_plans_without_the_gpus_is_told_how_to_imagine_them(tmp_path: Path) -> None:

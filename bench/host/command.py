@@ -14,7 +14,7 @@ from bench.host.gpus import Gpu, inventory
 from bench.host.local import Executor, LocalExecutor
 from bench.host.progress import display
 from bench.host.supervise import Stop
-from bench.host.words import comparison_advice, ending_lines, plan_lines, summary_table
+from bench.host.words import comparison_advice, ending_lines, links_advice, plan_lines, summary_table
 from bench.matrix import Row
 from bench.typed import Asked
 
@@ -43,7 +43,8 @@ def fan_out(
     executor = executor or LocalExecutor()
     wanting = Wanting(settings, gpus, executor)
     plan = make_plan(rows, wanting, () if settings.again else matrix)
-    for line in plan_lines(plan, settings, gpus, every_row=dry_run):
+    said = plan_lines(plan, settings, gpus, every_row=dry_run)
+    for line in (*said, *links_advice(plan, os.environ)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if dry_run:
         if settings.again:  # one row, asked for by its id: what it would be, to be pasted into a shell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
@@ -17,6 +17,7 @@ from bench.host.plan import Action, Decision
 from bench.host.progress import clock
 from bench.matrix import Row, references_of
 from bench.record import HAS_NUMBERS
+from bench.runner.links import p2p_disabled
 from bench.typed import Asked
 
 SKIPPED = {
@@ -57,6 +58,16 @@ def plan_lines(plan: Plan, settings: Settings, gpus: Sequence[Gpu], *, every_row
     if every_row and not plan.to_run:
         lines += _rented_instead(plan)
     return lines
+
+
+def links_advice(plan: Plan, variables: Mapping[str, str]) -> Iterator[str]:
+    """What of the caller's environment will cost the rows of several GPUs."""
+    several = [item.row.row for item in plan.to_run if item.row.gpu_count > 1]
+    if several and (disabled := p2p_disabled(variables)):
+        yield (
+            f"{disabled} is set: the GPUs of {rows_text(several)} would talk through the host's memory, and a"
+            f" link far below its kind ends a row; `unset {disabled.partition('=')[0]}` first"
+        )
 
 
 def _rented_instead(plan: Plan) -> Iterator[str]:
