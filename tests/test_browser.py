@@ -223,6 +223,19 @@ def test_the_row_of_an_answer_leads_to_its_attempts_folded_open(
     assert not page.get_by_text("row-0002/synthetic/").is_visible()
 
 
+def test_the_row_of_the_fastest_stack_of_a_page_leads_to_its_attempts_too(
+    page: Page, report: tuple[Path, dict[str, Result]]
+) -> None:
+    fastest = page.locator("table", has_text="Fastest stack of each use case").first
+    fastest.get_by_role("link", name="3", exact=True).click()
+    assert page.get_by_text(f"row-0003/synthetic/{report[1]['bf16 + inductor'].attempt}").is_visible()
+
+
+def test_the_fastest_stack_and_its_seconds_stand_first_where_a_phone_shows_them(page: Page) -> None:
+    fastest = page.locator("table", has_text="Fastest stack of each use case").first
+    assert fastest.locator("thead th").all_inner_texts()[:3] == ["Use case", "Fastest stack", "p50 (s)"]
+
+
 def test_every_part_of_a_page_with_many_is_linked_in_sight_on_a_wide_screen(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 800})
     cut_off = page.locator(".bar nav").evaluate(

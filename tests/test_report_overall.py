@@ -170,3 +170,28 @@ def test_machines_with_an_answer_come_first_and_worlds_with_most_rows(tmp_path: 
     assert many.told_of(many.machines[1]) == "1 row, 2026-11-22"
     assert [label for _, label in navigation(page)] == ["28 steps", "50 steps"]
     assert few.facts[-2:] == ("50 steps", "synthetic weights")
+
+
+@pytest.mark.parametrize(("hardware", "gpus"), [("h100x1", 1), ("h200x2", 2)])
+def test_an_answer_says_what_1000_images_take_of_all_its_gpus(
+    tmp_path: Path, hardware: str, gpus: int
+) -> None:
+    parallel = "ulysses2" if gpus == 2 else "none"
+    made = fake_result(fake_row(row="7", hardware=hardware, parallel=parallel), shapes=[(1, 1)])
+    images_per_s, joules = made.cells[0].throughput_images_per_s, made.cells[0].power.energy_per_image_j
+    assert images_per_s
+    assert joules
+    write_attempt(tmp_path, made)
+    world = world_of(tmp_path)
+    hours = f"{gpus * 1000 / images_per_s / 3600:.2f}"
+    (best,) = world.bests
+    assert best.answer.cost == f"1000 images: {hours}\u00a0GPU-hours, {joules / 3600:.3f}\u00a0kWh"
+    table = overall.table(world)
+    column = [each.title for each in table.columns].index("GPU-hours per 1000 images")
+    assert [line.entries[column].text for line in table.lines] == [hours]
+
+
+def test_without_a_gpu_nothing_costs_gpu_hours(tmp_path: Path) -> None:
+    write_attempt(tmp_path, fake_result(fake_row(row="7", hardware="cpu"), shapes=[(1, 1)]))
+    (best,) = world_of(tmp_path).bests
+    assert best.answer.cost == ""

@@ -9,11 +9,13 @@ from bench.report import names
 from bench.report.gains import Gain, Gains
 from bench.report.groups import LOSSLESS, Section, UseCase, fastest, is_lossless, may_win
 from bench.report.matrix_table import (
+    GPU_HOURS,
     N_HINT,
     answer_entry,
     certainty,
     count_entry,
     gain_entry,
+    gpu_hours,
     memory_gb,
     on_tiny,
     p50_entry,
@@ -23,7 +25,9 @@ from bench.report.matrix_table import (
 )
 from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, figure, words
-from bench.report.text import MISSING, plural, quantile
+from bench.report.text import MISSING, number, plural, quantile
+
+JOULES_A_KWH = 3.6e6
 
 COLUMNS = (
     Column("Use case", numeric=False),
@@ -35,6 +39,7 @@ COLUMNS = (
     Column("Speed-up", hint="Over the reference; verdict and 95 % CI"),
     Column("Quality", numeric=False, hint="Against the reference: same prompts, same seeds"),
     Column("Memory peak (GB)"),
+    GPU_HOURS,
 )
 
 
@@ -98,6 +103,15 @@ class Answer:
         return f"{said}; {why}" if why else said
 
     @property
+    def cost(self) -> str:
+        """``1000 images: 0.693 GPU-hours, 0.474 kWh``; empty without a GPU. The energy is the GPUs' alone."""
+        hours, joules = gpu_hours(self.winner, self.cell), self.cell.power.energy_per_image_j
+        if hours is None:
+            return ""
+        energy = f", {number(joules * 1000 / JOULES_A_KWH)}\u00a0kWh" if joules else ""
+        return f"1000 images: {number(hours)}\u00a0GPU-hours{energy}"
+
+    @property
     def quality(self) -> str:
         """Of its pictures; where none were kept, what its options promise."""
         if self.winner.quality is None and not self.is_reference:
@@ -147,6 +161,7 @@ def entries(case: UseCase, answer: Answer | None) -> tuple[Entry, ...]:
         gain_entry(answer.gain, is_reference=answer.is_reference, refusal=answer.refusal),
         quality_entry(answer.winner),
         figure(memory_gb(answer.cell)),
+        figure(gpu_hours(answer.winner, answer.cell)),
     )
 
 

@@ -58,6 +58,11 @@ BESIDE = (
     ),
     Column("Status", numeric=False, hint="And what was odd while it was measured"),
 )
+GPU_HOURS = Column(
+    "GPU-hours per 1000 images",
+    hint="At this load, every GPU of the row counted, start and warm-up not: times the price of a GPU-hour,"
+    " what 1000 images cost",
+)
 STACK = Column("Stack", numeric=False, hint="What differs from plain eager execution")
 
 
@@ -202,6 +207,15 @@ def memory_gb(cell: PooledCell) -> float | None:
     return (
         cell.memory.used_peak_gb if cell.memory.used_peak_gb is not None else cell.memory.process_rss_peak_gb
     )
+
+
+def gpu_hours(measurement: Measurement, cell: PooledCell) -> float | None:
+    """Of all its GPUs, for 1000 images at the rate of the steady window. None without a GPU, and where speed
+    says nothing."""
+    gpus, images_per_s = measurement.row.gpu_count, cell.throughput_images_per_s
+    if not gpus or not images_per_s or measurement.only_pictures:
+        return None
+    return 1000 * gpus / images_per_s / 3600
 
 
 def memory_entry(cell: PooledCell) -> Entry:

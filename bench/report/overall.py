@@ -173,7 +173,8 @@ def _entries(case: UseCase, best: Best | None) -> Iterator[Entry]:
     promised = best.floor != ANY and best.answer.winner.quality is None and not best.answer.is_reference
     yield words(best.floor, note="promised by its options" if promised else "")
     yield words(best.answer.stack)
-    yield words(best.answer.winner.row.row)
+    row = best.answer.winner.row.row
+    yield words(row, href=f"#{best.section}-row-{row}")
     yield from rest
     yield words(best.view.section.devices)
     yield words(best.answer.winner.measured)

@@ -14,10 +14,12 @@ from bench.report.gains import Gains, Layer, RefusedLayer
 from bench.report.gpu_time import GpuTime, gpu_time
 from bench.report.groups import Section, UseCase
 from bench.report.matrix_table import (
+    GPU_HOURS,
     SHAPE,
     STACK,
     certainty,
     gain_entry,
+    gpu_hours,
     memory_entry,
     p50_entry,
     quantile_entry,
@@ -37,6 +39,7 @@ def memory(section: Section, case: UseCase) -> Table:
         STACK,
         *SHAPE,
         Column("Images/s", hint="Images delivered over the steady window"),
+        GPU_HOURS,
         Column("Batch efficiency", hint="images × t(1 image) ÷ t(these images) at one user; 1 means no gain"),
         Column("Memory avg (GB)", hint="Device memory in use, averaged over the steady window"),
         Column("Memory peak (GB)"),
@@ -58,6 +61,7 @@ def _memory_line(measurement: Measurement, cell: PooledCell) -> Line:
         stack_entry(measurement, cell),
         *shape_entries(cell.shape),
         figure(cell.throughput_images_per_s),
+        figure(gpu_hours(measurement, cell)),
         figure(cell.batch_efficiency),
         figure(device.used_avg_gb),
         memory_entry(cell),
@@ -78,7 +82,11 @@ def life(section: Section, case: UseCase) -> Table:
         STACK,
         Column("Load (s)"),
         Column("Warm-up time (s)", hint="All warm-up requests of the first cell; includes compiling"),
-        Column("Compile (s)", hint="Cold, or warm from the compile cache"),
+        Column(
+            "Compile (s)",
+            hint="Warm: every graph came from the compile cache. Cold: not every one did; an earlier row may"
+            " have left some",
+        ),
         Column("First inference (s)", hint="First request after ready: its shape is already warm"),
         Column("Subsequent inference, p50 (s)", hint="Steady requests, one user, one image"),
         Column("Attempt (s)", hint="Wall time of the latest attempt, cold or warm"),

@@ -27,6 +27,8 @@ class Entry:
     strong: bool = False
     hint: str = ""
     """For a reader who points at the entry."""
+    href: str = ""
+    """Where on its page the text is proved; Markdown leaves it out."""
     log: tuple[str, ...] = ()
     """Lines that a page folds away below the text; Markdown leaves them out."""
 
