@@ -31,6 +31,9 @@ KEYS: dict[str, Callable[[Row], str]] = {
 }
 """What a condition may name: the columns, and the derived phase and image."""
 
+MOST_VALUES = 8
+"""Of a column, in one sentence."""
+
 _CONDITION = re.compile(r"(?P<key>[^=!]*)(?P<sign>!?=)(?P<values>.*)", re.DOTALL)
 
 
@@ -70,9 +73,29 @@ def select(rows: Iterable[Row], where: str = "", tier: str = "core") -> list[Row
     """The rows that ``where`` describes, in their order. ``tier`` is ``core``, ``extended`` or ``all``,
     and gives way to a condition that names the tier or single rows."""
     rows = list(rows)
-    conditions = parse(where, rows)
-    if tier != "all" and not any(condition.key in {"tier", "row"} for condition in conditions):
-        conditions += (Condition("tier", frozenset({tier})),)
+    return _holding(rows, _with_tier(parse(where, rows), tier))
+
+
+def near_misses(rows: Sequence[Row], where: str, tier: str) -> list[str]:
+    """For a selection of nothing: of each condition that alone is in the way, what stands in its place."""
+    conditions = _with_tier(parse(where, rows), tier)
+    found = []
+    for one in conditions:
+        left = _holding(rows, [other for other in conditions if other is not one])
+        values = list(dict.fromkeys(map(KEYS[one.key], left)))
+        shown = [*values[:MOST_VALUES], *(["..."] if len(values) > MOST_VALUES else [])]
+        if left:
+            found.append(f"with another {one.key} {len(left)} would ({', '.join(shown)})")
+    return found
+
+
+def _with_tier(conditions: tuple[Condition, ...], tier: str) -> tuple[Condition, ...]:
+    if tier == "all" or any(condition.key in {"tier", "row"} for condition in conditions):
+        return conditions
+    return (*conditions, Condition("tier", frozenset({tier})))
+
+
+def _holding(rows: Iterable[Row], conditions: Iterable[Condition]) -> list[Row]:
     return [row for row in rows if all(condition.holds(row) for condition in conditions)]
 
 

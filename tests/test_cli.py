@@ -91,6 +91,11 @@ def test_tier_widens_the_selection() -> None:
             "no row has the hardware 'h100x7'; did you mean 'h100x1', 'h100x2', 'h100x4' or 'h100x8'?",
         ),
         (["rows", "--where", "cache=none attention=cudnn phase=1"], "no row matches --where 'cache=none"),
+        (["rows", "--where", "hardware=h200x1 parallel=tp2"], "with another hardware "),
+        (
+            ["rows", "--where", "hardware=h200x1 parallel=tp2"],
+            " would (h200x2, h100x2, a100x2); with another",
+        ),
         (["rows", "--where", "control=depth"], "in other tiers (--tier all)"),
         (["rows", "--matrix", "nowhere.csv"], "nowhere.csv does not exist; run in the repository"),
         (["rows", "--tier", "cor"], "'cor' is not one of"),

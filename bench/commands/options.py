@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def choose_rows(rows: Sequence[Row], where: str, tier: str) -> list[Row]:
     """Those of a matrix that ``--where`` and ``--tier`` describe; a message when there are none."""
-    from bench.where import WhereError, select
+    from bench.where import WhereError, near_misses, select
 
     try:
         chosen = select(rows, where, tier)
@@ -39,8 +39,8 @@ def choose_rows(rows: Sequence[Row], where: str, tier: str) -> list[Row]:
         raise click.BadParameter(str(error), param_hint="--where") from None
     if not chosen:
         others = len(select(rows, where, "all"))
-        more = f"; {others} in other tiers (--tier all)" if others else ""
-        raise click.UsageError(f"no row matches --where {where!r} --tier {tier}{more}")
+        more = [f"{others} in other tiers (--tier all)"] if others else near_misses(rows, where, tier)
+        raise click.UsageError("; ".join([f"no row matches --where {where!r} --tier {tier}", *more]))
     return chosen
 
 
