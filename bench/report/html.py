@@ -11,7 +11,7 @@ import jinja2
 
 from bench import config
 from bench.record import write_atomically
-from bench.report import alone, coverage, failures, names, origin, overall, since, text, timeline
+from bench.report import alone, coverage, every_stack, failures, names, origin, overall, since, text, timeline
 from bench.report.charts import Figure
 from bench.report.draw import inline
 from bench.report.page import CaseView, Page, Report, SectionView
@@ -94,6 +94,7 @@ def _environment(report: Report) -> jinja2.Environment:
         "report": report,
         "origin": origin,
         "alone": alone.table,
+        "every_stack": every_stack.tables,
         "coverages": coverage.coverages,
         "untouched": coverage.untouched,
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
