@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -29,6 +30,9 @@ from bench.host.local import Exit
 from bench.host.verdict import log_tail
 from bench.matrix import BASELINE, CORE_CONTROLS, TASKS
 from bench.rules import refusal
+
+if TYPE_CHECKING:
+    from bench.tryout_report import Correct
 
 CACHES = ("none", "fbcache-0.2", "teacache-0.25")
 """Both probes; of both, 28 steps of Tiny FLUX skip some."""
@@ -166,6 +170,20 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
             continue
     process.wait()
     psutil.wait_procs(tree, timeout=END_SECONDS)
+
+
+def page(found: Correct) -> str:
+    """The table, and what a reader must know of it."""
+    versions = ", ".join(f"{name} {found.packages[name]}" for name in ("torch", "diffusers"))
+    return f"""\
+# Several ranks against one process: {found.hardware}
+
+Each number is |together - alone| / |alone|, Euclidean: the latents (of `vae parallel`: the pictures) that all
+ranks paint together against those of one process, with the same prompt and seed, on the tiny FLUX.
+{found.summary()}; packages: {versions}. Each error and its
+tolerance stand in the JSON beside this file; `fluxbench correctness --ranks N --out FILE.json` writes both.
+
+{table(found.compared)}"""
 
 
 def table(compared: Sequence[Compared]) -> str:

@@ -15,6 +15,7 @@ from bench import correctness, equality, tryout
 from bench.correctness import Case, Compared
 from bench.matrix import BASELINE
 from bench.rules import refusal
+from bench.tryout_report import Correct
 
 
 def case(task: str = "txt2img", control: str = "none", why: str = "", **changes: str) -> Case:
@@ -145,3 +146,24 @@ def test_the_table_has_a_line_a_method_and_marks_what_is_over_its_tolerance() ->
         "",
         "- ulysses2, txt2img: timeout: late",
     ]
+
+
+def test_the_page_says_what_its_numbers_are_how_many_hold_and_what_writes_it() -> None:
+    found = Correct(
+        hardware="cpu",
+        packages={"torch": "2.13.0", "diffusers": "0.42.1", "numpy": "2.4.6"},
+        compared=[compared(), compared(control="canny", error=0.3, held=False)],
+    )
+    text = equality.page(found)
+    assert text.startswith("# Several ranks against one process: cpu\n")
+    assert "1 of 2 comparisons within tolerance; packages: torch 2.13.0, diffusers 0.42.1." in text
+    assert "`fluxbench correctness --ranks N --out FILE.json`" in text
+    assert text.endswith("\n\n" + equality.table(found.compared))
+
+
+def test_the_committed_table_is_what_its_json_says_and_all_of_it_holds() -> None:
+    path = Path(__file__).parents[1] / "results" / "correctness" / "ranks-cpu.json"
+    found = Correct.model_validate_json(path.read_bytes())
+    assert path.with_suffix(".md").read_text() == equality.page(found)
+    assert found.compared
+    assert not found.failures()

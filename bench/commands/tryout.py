@@ -147,7 +147,7 @@ def correctness(
     finally:
         answers.close()
         if out is not None:
-            out.with_suffix(".md").write_text(equality.table(found.compared))
+            out.with_suffix(".md").write_text(equality.page(found))
 
 
 def _about(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
