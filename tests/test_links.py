@@ -62,7 +62,7 @@ def test_a_slow_nvlink_is_the_machines_fault_and_names_what_disables_it() -> Non
     assert (link.kind, link.gb_per_s, link.ranks) == ("NV18", 11.0, (0, 1))
     with pytest.raises(links.SlowLink, match=r"NV18 link between ranks 0 and 1 moves 11\.0 GB/s") as caught:
         links.require_fast("row 7", found, {"NCCL_P2P_DISABLE": "1"})
-    assert "unset NCCL_P2P_DISABLE=1" in str(caught.value)
+    assert "; NCCL_P2P_DISABLE=1 is set: `unset NCCL_P2P_DISABLE`, or take" in str(caught.value)
     assert judge.status_of(caught.value).code is Code.INFRA
     assert judge.ends_row(caught.value)
 

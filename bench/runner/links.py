@@ -135,7 +135,9 @@ def require_fast(label: str, found: Sequence[Link], variables: Mapping[str, str]
     )
     disabled = p2p_disabled(variables)
     advice = (
-        f"unset {disabled}" if disabled else "look at `nvidia-smi topo -m` and `nvidia-smi nvlink --status`"
+        f"{disabled} is set: `unset {disabled.partition('=')[0]}`"
+        if disabled
+        else "look at `nvidia-smi topo -m` and `nvidia-smi nvlink --status`"
     )
     raise SlowLink(f"{label}: {told}; {advice}, or take another machine")
 
