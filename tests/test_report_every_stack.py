@@ -46,6 +46,7 @@ def two_machines(results: Path) -> None:
 def test_stacks_of_all_machines_stand_in_the_order_of_their_gains_and_replays_last(tmp_path: Path) -> None:
     two_machines(tmp_path)
     (table,) = tables(tmp_path)
+    assert "one user, one image" in table.scope
     assert column(table, "Stack") == [
         "bf16 + scaledmm-fp8-row + inductor",
         "bf16 + inductor",

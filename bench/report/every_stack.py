@@ -79,7 +79,8 @@ def tables(world: World) -> Iterator[Table]:
         )
         if len(found) > 1:
             ordered = sorted(found, key=lambda each: each.place, reverse=True)
-            scope = f"{any_machine(world.views[0].section)} · each by the machine that measured it best"
+            of = any_machine(world.views[0].section)
+            scope = f"{of} · one user, one image · each by the machine that measured it best"
             answers = [best.answer.winner for best in world.bests]
             lines = tuple(_line(each, each.measurement in answers) for each in ordered)
             yield Table(f"Every stack: {case.title}", scope, COLUMNS, lines)
