@@ -82,6 +82,21 @@ def test_of_machines_that_found_one_stack_the_one_with_more_requests_speaks_for_
     assert best.answer.cell.latency.p50.value == pytest.approx(4.1, rel=0.01)
 
 
+def test_a_machine_that_saw_the_winner_of_a_better_measured_one_lose_is_not_the_answer(
+    tmp_path: Path,
+) -> None:
+    """Eight lucky requests of one stack alone do not outweigh forty that held both against each other."""
+    cudnn = COMPILED.model_copy(update={"row": "6", "attention": "cudnn"})
+    both = ((REFERENCE, 5.2), (COMPILED, 3.0), (cudnn, 2.8))
+    for host, requests, stacks in ((0, 40, both), (1, 8, ((REFERENCE, 5.2), (COMPILED, 2.6)))):
+        for minutes in (0, 30):
+            for row, seconds in stacks:
+                of_host = {"host": host, "minutes": minutes, "n": requests}
+                write_attempt(tmp_path, fake_result(row, median_seconds=seconds, **of_host))
+    (best,) = world_of(tmp_path).bests
+    assert (best.answer.winner.row.row, best.view.section.devices) == ("6", "GPU-00000000")
+
+
 def test_without_a_certain_gain_the_machine_that_compared_more_stacks_decides(tmp_path: Path) -> None:
     write_attempt(tmp_path, fake_result(REFERENCE, median_seconds=5.2, host=0))
     write_attempt(tmp_path, fake_result(COMPILED, median_seconds=3.9, host=0))

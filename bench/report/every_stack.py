@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from bench.report.gains import Gain, Weight, one_of_each_stack, weight
-from bench.report.groups import UseCase
 from bench.report.matrix_table import (
     GPU_HOURS,
     STACK,
@@ -21,9 +19,7 @@ from bench.report.matrix_table import (
     quality_entry,
     stack_entry,
 )
-from bench.report.overall import MACHINE, MEASURED, World
-from bench.report.page import CaseView, SectionView
-from bench.report.pool import Measurement, PooledCell
+from bench.report.overall import MACHINE, MEASURED, Stack, World
 from bench.report.table import Column, Line, Table, figure, words
 
 COLUMNS = (
@@ -43,30 +39,12 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """A stack, one user and one image, on one machine."""
-
-    section: SectionView
-    view: CaseView
-    measurement: Measurement
-    cell: PooledCell
-
-    @property
-    def gain(self) -> Gain | None:
-        return self.view.gains.of(self.measurement, self.cell)
-
-    @property
-    def weight(self) -> Weight:
-        return weight(self.measurement, self.cell, self.gain)
-
-    @property
-    def place(self) -> tuple[bool, float]:
-        """The greatest stands first: what may be the answer before replays, then by the log of the gain. The
-        reference's is 0; without one a stack stands last."""
-        row = self.measurement.row
-        without = 0.0 if row.is_reference else -math.inf
-        return not row.skips_by_schedule, self.gain.ratio.log if self.gain else without
+def _place(stack: Stack) -> tuple[bool, float]:
+    """The greatest stands first: what may be the answer before replays, then by the log of the gain. The
+    reference's is 0; without one a stack stands last."""
+    row = stack.measurement.row
+    without = 0.0 if row.is_reference else -math.inf
+    return not row.skips_by_schedule, stack.gain.ratio.log if stack.gain else without
 
 
 def tables(world: World) -> Iterator[Table]:
@@ -74,11 +52,9 @@ def tables(world: World) -> Iterator[Table]:
     if len(world.views) < 2 or world.only_pictures:
         return
     for case in world.cases:
-        found = one_of_each_stack(
-            _of(world, case), lambda each: each.measurement.row, lambda each: each.weight
-        )
+        found = world.stacks(case)
         if len(found) > 1:
-            ordered = sorted(found, key=lambda each: each.place, reverse=True)
+            ordered = sorted(found, key=_place, reverse=True)
             of = any_machine(world.views[0].section)
             scope = f"{of} · one user, one image · each by the machine that measured it best"
             answers = [best.answer.winner for best in world.bests]
@@ -86,22 +62,14 @@ def tables(world: World) -> Iterator[Table]:
             yield Table(f"Every stack: {case.title}", scope, COLUMNS, lines)
 
 
-def _of(world: World, case: UseCase) -> Iterator[Spoken]:
-    for section in world.views:
-        for view in section.cases:
-            for each in view.case.measurements if view.case.slug == case.slug else ():
-                if cell := each.cell():
-                    yield Spoken(section, view, each, cell)
-
-
-def _line(spoken: Spoken, best: bool) -> Line:
-    measurement, cell, row = spoken.measurement, spoken.cell, spoken.measurement.row
-    proof = f"#{spoken.section.section.slug}-{spoken.view.case.slug}-row-{row.row}"
-    refusal = spoken.view.gains.refusal(measurement, cell)
+def _line(stack: Stack, best: bool) -> Line:
+    measurement, cell, row = stack.measurement, stack.cell, stack.measurement.row
+    proof = f"#{stack.section.section.slug}-{stack.view.case.slug}-row-{row.row}"
+    refusal = stack.view.gains.refusal(measurement, cell)
     entries = (
         replace(stack_entry(measurement), href=proof),
         answer_entry(cell),
-        gain_entry(spoken.gain, is_reference=row.is_reference, refusal=refusal),
+        gain_entry(stack.gain, is_reference=row.is_reference, refusal=refusal),
         figure(gpu_hours(measurement, cell)),
         figure(memory_gb(cell)),
         figure(cell.power.energy_per_image_j),

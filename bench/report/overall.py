@@ -11,23 +11,22 @@ from functools import cached_property
 from itertools import groupby
 
 from bench import config
-from bench.matrix import Row
 from bench.report import names
 from bench.report.answers import COLUMNS, Answer, answer, entries
-from bench.report.gains import Weight, one_of_each_stack, weight
+from bench.report.gains import Gain, Weight, one_of_each_stack, weight
 from bench.report.groups import UseCase, quality_tier
 from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
-from bench.report.pool import Measurement
+from bench.report.pool import Measurement, PooledCell
 from bench.report.table import Column, Entry, Line, Table, words
 from bench.report.text import MISSING, plural
 from bench.verdicts import Verdict
 
 CHOICE = (
-    "Seconds of two machines are never compared. Where several found the same stack fastest, the one whose"
-    " gain has an interval speaks for it, then the one with the most requests, then the newest. Between"
-    " stacks the largest certain gain over the reference of its own machine decides; without one, the machine"
-    " that compared the most stacks."
+    "Seconds of two machines are never compared. Of those that measured a stack the one whose gain has an"
+    " interval speaks for it, then the one with the most requests, then the newest. The answer is the fastest"
+    " stack of a machine that speaks for it; of several, that with the largest certain gain over the"
+    " reference beside it; without one, that of the machine that compared the most stacks."
 )
 ANY = "any"
 FLOORS = (*(tier.name for tier in config.QUALITY_TIERS[:-1]), ANY)
@@ -51,6 +50,24 @@ class Best:
     @property
     def section(self) -> str:
         return f"{self.view.section.slug}-{self.answer.case.slug}"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One user and one image, on one machine."""
+
+    section: SectionView
+    view: CaseView
+    measurement: Measurement
+    cell: PooledCell
+
+    @property
+    def gain(self) -> Gain | None:
+        return self.view.gains.of(self.measurement, self.cell)
+
+    @property
+    def weight(self) -> Weight:
+        return weight(self.measurement, self.cell, self.gain)
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,23 @@ class World:
     def bests(self) -> tuple[Best, ...]:
         return tuple(best for case in self.cases for best in self.of(case))
 
+    def stacks(self, case: UseCase) -> list[Stack]:
+        """Each once, on the machine that speaks for it."""
+        found = (
+            Stack(section, view, each, cell)
+            for section in self.views
+            for view in section.cases
+            if view.case.slug == case.slug
+            for each in view.case.measurements
+            if (cell := each.cell())
+        )
+        return one_of_each_stack(found, lambda each: each.measurement.row, lambda each: each.weight)
+
     def of(self, case: UseCase) -> Iterator[Best]:
         """Of each floor that has an answer of its own: a lossless stack that is the fastest of all stands
         once."""
         before: Measurement | None = None
+        spoken = {id(each.measurement) for each in self.stacks(case)}
         for floor in FLOORS:
             found = [
                 Best(floor, section, answered)
@@ -116,7 +146,7 @@ class World:
                 if view.case.slug == case.slug and (answered := _answer(view, floor))
             ]
             if found:
-                best = max(one_of_each_stack(found, _row, _weight), key=_rank)
+                best = max(found, key=lambda each: (id(each.answer.winner) in spoken, *_rank(each)))
                 if best.answer.winner is not before:
                     yield best
                 before = best.answer.winner
@@ -140,16 +170,8 @@ def _above(floor: str, measurement: Measurement) -> bool:
     return floor == ANY or FLOORS.index(quality_tier(measurement) or ANY) <= FLOORS.index(floor)
 
 
-def _row(best: Best) -> Row:
-    return best.answer.winner.row
-
-
-def _weight(best: Best) -> Weight:
-    return weight(best.answer.winner, best.answer.cell, best.answer.gain)
-
-
 def _rank(best: Best) -> tuple[float, int, int, str]:
-    """Of different stacks, the greatest first."""
+    """Of machines that each speak for their fastest stack, the greatest first."""
     answer, gain = best.answer, best.answer.gain
     certain = gain.ratio.value if gain and gain.verdict is Verdict.FASTER else 0.0
     return certain, answer.stacks, answer.cell.n, answer.winner.latest.attempt
