@@ -26,8 +26,8 @@ def parse_row(text: str) -> Row:
     try:
         row = Row.model_validate_json(text)
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc'])) or 'row'}: {each['msg']}" for each in error.errors()]
-        raise click.BadParameter("; ".join(wrong), param_hint="--row-json") from None
+        told = [f"{'.'.join(map(str, each['loc'])) or 'row'}: {each['msg']}" for each in error.errors()]
+        raise click.BadParameter("; ".join(told), param_hint="--row-json") from None
     mistakes = [f"{axis}: {wrong}" for axis, option in row.stack.items() if (wrong := unknown(axis, option))]
     if mistakes:
         raise click.BadParameter("\n".join(mistakes), param_hint="--row-json")
