@@ -70,6 +70,17 @@ def test_out_of_memory_costs_its_cell_and_no_other(
     assert result.cells[1].latency is None
 
 
+def test_a_long_reason_is_cut_and_says_so_but_not_what_cuda_says_of_its_memory() -> None:
+    from bench.runner import judge
+
+    reason = judge.status_of(RuntimeError("memory " * 500)).reason
+    assert reason.startswith("RuntimeError: memory")
+    assert "memory me …; log.txt holds the whole traceback" in reason
+    assert len(reason) < 900
+    told = "CUDA out of memory. " + "y " * 250 + "expandable_segments:True"
+    assert "expandable_segments:True" in judge.status_of(RuntimeError(told)).reason
+
+
 def test_cuda_out_of_memory_is_told_from_a_bug() -> None:
     import torch
 

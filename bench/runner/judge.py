@@ -49,6 +49,8 @@ class Interrupted(BaseException):
     """Somebody asked the runner to stop. Not an ``Exception``: no cell may catch it."""
 
 
+REASON_CHARACTERS = 800
+"""Of what was raised: CUDA's account of its memory has five hundred, and ends with what helps."""
 SPEAKING = (
     NotApplied, Unavailable, NotIdle, GpuError, SlowLink, InvalidOutput, Interrupted, RankLost, RequestFailed,
 )  # fmt: skip
@@ -63,12 +65,16 @@ def words_of(error: BaseException) -> str | None:
     return str(error) if isinstance(error, SPEAKING) else None
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= REASON_CHARACTERS else f"{text[:REASON_CHARACTERS]} …"
+
+
 def status_of(error: BaseException) -> Status:
     """The status an exception stands for. The traceback's last lines go with those that are nobody's plan."""
     if isinstance(error, (RankLost, RequestFailed)):
         return error.status
     code, advice = _meaning(error)
-    text = " ".join(str(error).split())[:400]
+    text = _shortened(" ".join(str(error).split()))
     name = "" if isinstance(error, SPEAKING) else type(error).__name__
     reason = ": ".join(part for part in (name, text) if part)
     return Status(
