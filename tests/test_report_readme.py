@@ -33,6 +33,10 @@ def option_line(results: Path, option: str, folder: Path, monkeypatch: pytest.Mo
     return line
 
 
+def row_ids(combinations: list[str]) -> list[str]:
+    return [line.split("|")[2].strip() for line in combinations]
+
+
 def test_readme_tables_are_renewed_between_their_markers(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +125,7 @@ def test_a_cache_that_follows_a_schedule_is_listed_as_such_and_is_never_the_answ
     for row, seconds in ((reference, 5.2), (compiled, 3.9), (replayed, 1.7)):
         write_attempt(tmp_path, fake_result(row, median_seconds=seconds))
     _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
-    assert [line.split("|")[2].strip() for line in combinations] == ["5", "4"], "fastest first"
+    assert row_ids(combinations) == ["5", "4"], "fastest first"
     assert "(speed only: skips by schedule)" in combinations[0]
     assert all("h100x1, GPU-00000000, synthetic weights, n=" in line for line in combinations)
     *_, fastest = readme_block(tmp_path, "fastest", tmp_path, monkeypatch)
@@ -138,7 +142,7 @@ def test_combinations_of_several_machines_are_in_the_order_of_their_gains_and_no
         write_attempt(tmp_path, fake_result(reference, host=host, median_seconds=8.0 if host == 0 else 4.0))
         write_attempt(tmp_path, fake_result(row, host=host, median_seconds=seconds))
     _, _, *combinations = readme_block(tmp_path, "combinations", tmp_path, monkeypatch)
-    assert [line.split("|")[2].strip() for line in combinations] == ["4", "5"]
+    assert row_ids(combinations) == ["4", "5"]
 
 
 def test_what_every_plain_stack_has_is_not_given_the_quality_of_another_precision(

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from bench.config import TELEMETRY
 from bench.host.facts import Container, Facts, GpuUse, Link
-from bench.runner.links import p2p_disabled
+from bench.runner.links import p2p_disabled, unsetting
 
 LEAST_DRIVER = {12: 525, 13: 580}
 """CUDA's major version -> the oldest driver branch that runs it (CUDA release notes, minor version
@@ -150,7 +150,7 @@ def links(facts: Facts) -> Iterator[Finding]:
     if disabled := p2p_disabled(facts.variables):
         yield _problem(
             f"{disabled} is set: it costs rows of several GPUs about half their scaling",
-            f"`unset {disabled.split('=')[0]}`",
+            unsetting(disabled),
         )
     if facts.shared_memory_gb is not None and facts.shared_memory_gb < LEAST_SHARED_MEMORY_GB:
         yield _problem(

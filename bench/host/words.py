@@ -17,7 +17,7 @@ from bench.host.plan import Action, Decision
 from bench.host.progress import clock
 from bench.matrix import Row, references_of
 from bench.record import HAS_NUMBERS
-from bench.runner.links import p2p_disabled
+from bench.runner.links import p2p_disabled, unsetting
 from bench.typed import Asked
 
 SKIPPED = {
@@ -66,7 +66,7 @@ def links_advice(plan: Plan, variables: Mapping[str, str]) -> Iterator[str]:
     if several and (disabled := p2p_disabled(variables)):
         yield (
             f"{disabled} is set: the GPUs of {rows_text(several)} would talk through the host's memory, and a"
-            f" link far below its kind ends a row; `unset {disabled.partition('=')[0]}` first"
+            f" link far below its kind ends a row; {unsetting(disabled)} first"
         )
 
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.config import SINGLE
 from bench.matrix import AXIS_NAMES, Row
 from bench.report import names
 from bench.report.coverage import fitting, layer_of
-from bench.report.gains import Layer, Weight, one_of_each_stack, weight
+from bench.report.gains import Layer, one_of_each_stack
 from bench.report.matrix_table import any_machine, gain_entry, memory_gb, quality_entry
 from bench.report.names import AXIS_TITLES
 from bench.report.overall import World
@@ -66,7 +65,7 @@ def _entry(world: World, rows: Sequence[Row]) -> Entry:
         for layer in case.gains.layers
         if layer.measurement.row.identity in wanted
     ]
-    of_each = one_of_each_stack(found, _row, _weight)
+    of_each = one_of_each_stack(found)
     of = f"{len(of_each)} of {len(rows)} compared"
     if not found:
         return Entry(MISSING, note=of)
@@ -83,14 +82,6 @@ def _entry(world: World, rows: Sequence[Row]) -> Entry:
         told.insert(0, option)
     certain = best.gain.verdict is Verdict.FASTER
     return Entry(option if faster else NOTHING_FASTER, option, "; ".join(told), strong=certain)
-
-
-def _row(layer: Layer) -> Row:
-    return layer.measurement.row
-
-
-def _weight(layer: Layer) -> Weight:
-    return weight(layer.measurement, layer.measurement.cells[SINGLE], layer.gain)
 
 
 def _rank(layer: Layer) -> tuple[float, float]:

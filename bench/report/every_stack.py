@@ -3,7 +3,6 @@ speaks for it (``gains.weight``): among a dozen machines a reader finds a stack 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,7 +18,8 @@ from bench.report.matrix_table import (
     quality_entry,
     stack_entry,
 )
-from bench.report.overall import MACHINE, MEASURED, Stack, World
+from bench.report.overall import MACHINE, MEASURED, World
+from bench.report.stacks import Stack
 from bench.report.table import Column, Line, Table, figure, words
 
 COLUMNS = (
@@ -40,36 +40,32 @@ COLUMNS = (
 
 
 def _place(stack: Stack) -> tuple[bool, float]:
-    """The greatest stands first: what may be the answer before replays, then by the log of the gain. The
-    reference's is 0; without one a stack stands last."""
-    row = stack.measurement.row
-    without = 0.0 if row.is_reference else -math.inf
-    return not row.skips_by_schedule, stack.gain.ratio.log if stack.gain else without
+    """The greatest stands first: what may be the answer before replays."""
+    return not stack.measurement.row.skips_by_schedule, stack.log_gain
 
 
 def tables(world: World) -> Iterator[Table]:
     """None of one machine, whose own matrix has all of them, and none where no speed is asked for."""
     if len(world.views) < 2 or world.only_pictures:
         return
+    answers = {id(best.answer.winner) for best in world.bests}
     for case in world.cases:
         found = world.stacks(case)
         if len(found) > 1:
             ordered = sorted(found, key=_place, reverse=True)
             of = any_machine(world.views[0].section)
             scope = f"{of} · one user, one image · each by the machine that measured it best"
-            answers = [best.answer.winner for best in world.bests]
-            lines = tuple(_line(each, each.measurement in answers) for each in ordered)
+            lines = tuple(_line(each, id(each.measurement) in answers) for each in ordered)
             yield Table(f"Every stack: {case.title}", scope, COLUMNS, lines)
 
 
 def _line(stack: Stack, best: bool) -> Line:
     measurement, cell, row = stack.measurement, stack.cell, stack.measurement.row
-    proof = f"#{stack.section.section.slug}-{stack.view.case.slug}-row-{row.row}"
-    refusal = stack.view.gains.refusal(measurement, cell)
+    proof = f"#{stack.section.anchor(stack.view.case, row)}"
     entries = (
         replace(stack_entry(measurement), href=proof),
         answer_entry(cell),
-        gain_entry(stack.gain, is_reference=row.is_reference, refusal=refusal),
+        gain_entry(stack.gain, is_reference=row.is_reference, refusal=stack.refusal),
         figure(gpu_hours(measurement, cell)),
         figure(memory_gb(cell)),
         figure(cell.power.energy_per_image_j),

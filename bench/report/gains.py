@@ -6,21 +6,19 @@ the reference on one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from bench import stats
 from bench.compare import ONE_RUN, Ratio, interaction, reference_spread, speedup
 from bench.config import SINGLE, Shape
-from bench.matrix import Row
 from bench.record import CLOSED
 from bench.report import names, packages
 from bench.report.groups import Section, UseCase
 from bench.report.pool import Measurement, PooledCell
 from bench.verdicts import Verdict, interacts, verdicts
 
-T = TypeVar("T")
 SEVERAL_GPUS = "one run a side; of several GPUs both sides need two"
 
 
@@ -44,6 +42,10 @@ class Layer:
     @property
     def interacts(self) -> bool:
         return self.interaction is not None and interacts(self.interaction)
+
+    @property
+    def weight(self) -> Weight:
+        return weight(self.measurement, self.measurement.cells[SINGLE], self.gain)
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,23 @@ def weight(measurement: Measurement, cell: PooledCell, gain: Gain | None) -> Wei
     return cell.latency.p50.supported, gain is not None, certain, cell.n, measurement.latest.attempt
 
 
-def one_of_each_stack(
-    found: Iterable[T], row_of: Callable[[T], Row], weight_of: Callable[[T], Weight]
-) -> list[T]:
+class Weighed(Protocol):
+    @property
+    def measurement(self) -> Measurement: ...
+
+    @property
+    def weight(self) -> Weight: ...
+
+
+W = TypeVar("W", bound=Weighed)
+
+
+def one_of_each_stack(found: Iterable[W]) -> list[W]:
     """The weightiest of each row, in the order in which the rows came."""
-    of_each: dict[tuple[str, ...], T] = {}
+    of_each: dict[tuple[str, ...], W] = {}
     for each in found:
-        identity = row_of(each).identity
-        of_each[identity] = max(of_each.get(identity, each), each, key=weight_of)
+        identity = each.measurement.row.identity
+        of_each[identity] = max(of_each.get(identity, each), each, key=lambda one: one.weight)
     return list(of_each.values())
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 
 from bench.axes import AXES, EVIDENCE
 from bench.axes.option import Option
@@ -13,11 +12,12 @@ from bench.matrix import PLAIN, REFERENCE
 from bench.quality import Closeness, changes
 from bench.quality import tier as tier_of
 from bench.report import names
-from bench.report.gains import Gain, Gains, Weight, one_of_each_stack, weight
+from bench.report.gains import one_of_each_stack
 from bench.report.gpu_time import gpu_time
 from bench.report.matrix_table import gain_entry, memory_gb, psnr
 from bench.report.page import Page, Report
-from bench.report.pool import Measurement, PooledCell
+from bench.report.pool import Measurement
+from bench.report.stacks import Stack, stacks
 from bench.report.table import Column, Entry, Line, Table, figure, words
 from bench.report.text import MISSING, number
 from bench.tryout_report import Constructed
@@ -43,24 +43,6 @@ COMBINATION_COLUMNS = (
     Column("Energy per image (J)"),
 )
 NOT_RUN = "not run yet"
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A stack, txt2img, one user and one image, beside the reference of its host."""
-
-    measurement: Measurement
-    cell: PooledCell
-    gains: Gains
-    reference: PooledCell | None
-
-    @property
-    def gain(self) -> Gain | None:
-        return self.gains.of(self.measurement, self.cell)
-
-    @property
-    def weight(self) -> Weight:
-        return weight(self.measurement, self.cell, self.gain)
 
 
 def options_tables(report: Report) -> Iterator[Table]:
@@ -133,48 +115,44 @@ def _tried(constructed: Constructed, axis: str, option: str) -> tuple[str, str] 
     return None
 
 
-def _alone(report: Report, axis: str, option: str) -> Beside | None:
+def _alone(report: Report, axis: str, option: str) -> Stack | None:
     wanted = {**REFERENCE, axis: option}
-    found = (beside for beside in _beside(report) if beside.measurement.row.stack == wanted)
-    return max(found, key=lambda beside: beside.weight, default=None)
+    found = (each for each in _usual(report) if each.measurement.row.stack == wanted)
+    return max(found, key=lambda each: each.weight, default=None)
 
 
-def _beside(report: Report) -> Iterator[Beside]:
+def _usual(report: Report) -> Iterator[Stack]:
     """txt2img on one GPU, full size."""
     for page in report.pages:
-        for section in page.sections:
-            for view in section.cases:
-                reference = view.case.reference.cell() if view.case.reference else None
-                for each in view.case.measurements:
-                    cell = each.cell()
-                    usual = each.row.gpu_count == 1 and each.row.use_case == ("txt2img", "none")
-                    if cell and usual and not each.only_pictures:
-                        yield Beside(each, cell, view.gains, reference)
+        for each in chain.from_iterable(map(stacks, page.sections)):
+            row = each.measurement.row
+            usual = row.gpu_count == 1 and row.use_case == ("txt2img", "none")
+            if usual and not each.measurement.only_pictures:
+                yield each
 
 
 def combinations(report: Report) -> Table:
     """Stacks that differ from the reference in more than one option, the largest gain first: the seconds are
     of several machines."""
-    combined = (each for each in _beside(report) if len(changes(each.measurement.row)) > 1)
-    best = one_of_each_stack(combined, lambda each: each.measurement.row, lambda each: each.weight)
-    ordered = sorted(best, key=lambda each: each.gain.ratio.log if each.gain else -math.inf, reverse=True)
+    combined = (each for each in _usual(report) if len(changes(each.measurement.row)) > 1)
+    ordered = sorted(one_of_each_stack(combined), key=lambda each: each.log_gain, reverse=True)
     return Table("Combinations", "", COMBINATION_COLUMNS, tuple(map(_combination_line, ordered)))
 
 
-def _combination_line(beside: Beside) -> Line:
-    measurement = beside.measurement
+def _combination_line(stack: Stack) -> Line:
+    measurement = stack.measurement
     role, spent = names.role(measurement.row), gpu_time(measurement)
     entries = (
         Entry(names.stack(measurement.row), tags=(role,) if role else ()),
         words(measurement.row.row),
-        *_figures(beside),
+        *_figures(stack),
         figure(spent.idle_seconds if spent else None),
-        figure(beside.cell.power.energy_per_image_j),
+        figure(stack.cell.power.energy_per_image_j),
     )
     return Line(entries)
 
 
-def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
+def _figures(alone: Stack | None) -> tuple[Entry, Entry, Entry]:
     if alone is None:
         return Entry(MISSING), Entry(MISSING), Entry(MISSING)
     latency = alone.cell.latency
@@ -193,7 +171,7 @@ def _figures(alone: Beside | None) -> tuple[Entry, Entry, Entry]:
         gain_entry(
             alone.gain,
             is_reference=row.is_reference,
-            refusal=alone.gains.refusal(alone.measurement, alone.cell),
+            refusal=alone.refusal,
         ),
         Entry(memory),
     )

@@ -13,11 +13,12 @@ from itertools import groupby
 from bench import config
 from bench.report import names
 from bench.report.answers import COLUMNS, Answer, answer, entries
-from bench.report.gains import Gain, Weight, one_of_each_stack, weight
+from bench.report.gains import one_of_each_stack
 from bench.report.groups import UseCase, quality_tier
 from bench.report.matrix_table import any_machine
 from bench.report.page import CaseView, SectionView
-from bench.report.pool import Measurement, PooledCell
+from bench.report.pool import Measurement
+from bench.report.stacks import Stack, stacks
 from bench.report.table import Column, Entry, Line, Table, words
 from bench.report.text import MISSING, plural
 from bench.verdicts import Verdict
@@ -49,25 +50,7 @@ class Best:
 
     @property
     def section(self) -> str:
-        return f"{self.view.section.slug}-{self.answer.case.slug}"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One user and one image, on one machine."""
-
-    section: SectionView
-    view: CaseView
-    measurement: Measurement
-    cell: PooledCell
-
-    @property
-    def gain(self) -> Gain | None:
-        return self.view.gains.of(self.measurement, self.cell)
-
-    @property
-    def weight(self) -> Weight:
-        return weight(self.measurement, self.cell, self.gain)
+        return self.view.anchor(self.answer.case)
 
 
 @dataclass(frozen=True)
@@ -119,21 +102,17 @@ class World:
 
     @cached_property
     def bests(self) -> tuple[Best, ...]:
-        return tuple(best for case in self.cases for best in self.of(case))
+        return tuple(best for case in self.cases for best in self._answers(case))
+
+    def of(self, case: UseCase) -> list[Best]:
+        return [best for best in self.bests if best.answer.case.slug == case.slug]
 
     def stacks(self, case: UseCase) -> list[Stack]:
         """Each once, on the machine that speaks for it."""
-        found = (
-            Stack(section, view, each, cell)
-            for section in self.views
-            for view in section.cases
-            if view.case.slug == case.slug
-            for each in view.case.measurements
-            if (cell := each.cell())
-        )
-        return one_of_each_stack(found, lambda each: each.measurement.row, lambda each: each.weight)
+        found = (each for section in self.views for each in stacks(section))
+        return one_of_each_stack(each for each in found if each.view.case.slug == case.slug)
 
-    def of(self, case: UseCase) -> Iterator[Best]:
+    def _answers(self, case: UseCase) -> Iterator[Best]:
         """Of each floor that has an answer of its own: a lossless stack that is the fastest of all stands
         once."""
         before: Measurement | None = None
@@ -180,7 +159,7 @@ def _rank(best: Best) -> tuple[float, int, int, str]:
 def table(world: World) -> Table:
     """A use case without an answer keeps a line and says so. No lines where no speed is asked for."""
     cases = () if world.only_pictures else world.cases
-    answered = ((case, best) for case in cases for best in (*world.of(case),) or (None,))
+    answered = ((case, best) for case in cases for best in world.of(case) or (None,))
     lines = tuple(Line(tuple(_entries(case, best))) for case, best in answered)
     columns = (COLUMNS[0], FLOOR, COLUMNS[1], ROW, *COLUMNS[2:], MACHINE, MEASURED)
     return Table("Fastest stack of each use case", any_machine(world.views[0].section), columns, lines)
@@ -195,8 +174,8 @@ def _entries(case: UseCase, best: Best | None) -> Iterator[Entry]:
     promised = best.floor != ANY and best.answer.winner.quality is None and not best.answer.is_reference
     yield words(best.floor, note="promised by its options" if promised else "")
     yield words(best.answer.stack)
-    row = best.answer.winner.row.row
-    yield words(row, href=f"#{best.section}-row-{row}")
+    row = best.answer.winner.row
+    yield words(row.row, href=f"#{best.view.anchor(case, row)}")
     yield from rest
     yield words(best.view.section.devices)
     yield words(best.answer.winner.measured)

@@ -81,6 +81,11 @@ class SectionView:
             )
         return "The reference was not measured here, so there are no speed-ups."
 
+    def anchor(self, case: UseCase, row: Row | None = None) -> str:
+        """Of a use case in the page of its hardware; with ``row``, of that row's attempts and evidence."""
+        of_case = f"{self.section.slug}-{case.slug}"
+        return f"{of_case}-row-{row.row}" if row else of_case
+
     @property
     def weights_note(self) -> str:
         return names.WEIGHTS_NOTES[self.section.weights]

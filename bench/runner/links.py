@@ -135,11 +135,16 @@ def require_fast(label: str, found: Sequence[Link], variables: Mapping[str, str]
     )
     disabled = p2p_disabled(variables)
     advice = (
-        f"{disabled} is set: `unset {disabled.partition('=')[0]}`"
+        f"{disabled} is set: {unsetting(disabled)}"
         if disabled
         else "look at `nvidia-smi topo -m` and `nvidia-smi nvlink --status`"
     )
     raise SlowLink(f"{label}: {told}; {advice}, or take another machine")
+
+
+def unsetting(setting: str) -> str:
+    """The command that takes back ``NAME=value``."""
+    return f"`unset {setting.partition('=')[0]}`"
 
 
 def p2p_disabled(variables: Mapping[str, str]) -> str | None:
