@@ -3,6 +3,7 @@ killed for memory, time and disk in test_host_fanout_faults.py and test_failures
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from signal import SIGKILL, SIGSEGV, SIGTERM
@@ -12,6 +13,7 @@ from campaigns import is_alive
 from fakes import fake_cell, fake_result, fake_row
 
 from bench.config import SINGLE, Shape
+from bench.host import verdict as verdicts
 from bench.host.attempt import cells_after
 from bench.host.local import Exit, Job, LocalExecutor, cells_text, runner_arguments
 from bench.host.progress import AttemptWatch, Look, Tail, clock
@@ -115,6 +117,36 @@ def test_the_end_of_a_huge_log_is_read_and_a_missing_one_is_empty(tmp_path: Path
     )
     tail = log_tail(path, lines=3)
     assert tail == ("line 98", "line 99", "� end")
+
+
+def test_a_log_is_read_when_what_is_being_written_to_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stack is: in pieces."""
+    monkeypatch.setattr(verdicts, "STILL_SECONDS", 0.5)
+    monkeypatch.setattr(verdicts, "MOST_WAIT_SECONDS", 60.0)
+    path = tmp_path / "log.txt"
+    path.write_text("rank 1:\n  File ")
+
+    def write_the_rest() -> None:
+        with path.open("a") as log:
+            for piece in ('"a.py", ', "line 7 ", "in act\n"):
+                time.sleep(0.02)
+                log.write(piece)
+                log.flush()
+
+    writer = threading.Thread(target=write_the_rest)
+    writer.start()
+    assert log_tail(path) == ("rank 1:", '  File "a.py", line 7 in act')
+    writer.join()
+
+
+def test_a_log_that_never_rests_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "STILL_SECONDS", float("inf"))
+    monkeypatch.setattr(verdicts, "MOST_WAIT_SECONDS", 0.1)
+    path = tmp_path / "log.txt"
+    path.write_text("step 7")
+    assert log_tail(path) == ("step 7",)
 
 
 @pytest.mark.parametrize(

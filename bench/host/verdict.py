@@ -6,6 +6,7 @@ Deciding is one table of signs and three pure functions; ``kernel_oom_kills`` is
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from bench.record import Code, Result, Status
 from bench.runner.diary import RUNNING
 
 LOG_TAIL_LINES = 20
+
+STILL_SECONDS = 0.1
+"""A log that has not grown for so long is read as it is."""
+MOST_WAIT_SECONDS = 0.5
+"""After that one that grows on and on is read too."""
+LOOK_SECONDS = 0.01
 
 DISK_FULL_BYTES = 1_000_000
 """With less than this free where the results lie, a dead runner had no room to say why."""
@@ -121,14 +128,22 @@ def _classify(ending: Ending) -> tuple[Code, str]:
 
 
 def log_tail(path: Path, lines: int = LOG_TAIL_LINES, window_bytes: int = 65536) -> tuple[str, ...]:
-    """The last lines of a log that may be huge, or missing."""
+    """The last lines of a log that may be huge, missing, or still written to: a stack comes piece by piece,
+    so what was written a moment ago is waited for."""
     try:
+        _wait_until_still(path)
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - window_bytes))
             text = log.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ()
     return tuple(line[:1000] for line in text.splitlines() if line.strip())[-lines:]
+
+
+def _wait_until_still(path: Path) -> None:
+    until = time.monotonic() + MOST_WAIT_SECONDS
+    while abs(time.time() - path.stat().st_mtime) < STILL_SECONDS and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
 
 
 def kernel_oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
