@@ -3,7 +3,8 @@
 
 ``hang``, ``kill``, ``segfault``, ``close`` its connection and live on, ``abort`` as of itself, ``watchdog``
 as NCCL aborts whoever waited in vain, ``peer``: fail as gloo lets whoever waited in vain, ``raise``. Behind
-a word there may be the seconds to wait before: ``abort 0.5``.
+a word there may be the seconds to wait before: ``abort 0.5``. Into the folder ``READY`` it writes a file of
+its rank's name when it can be asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from bench.record import Code, Status
 from bench.runner.messages import Failed
@@ -44,6 +46,7 @@ if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR1)
     with Connection(int(sys.argv[1])) as connection:
         connection.recv()
+        (Path(os.environ["READY"]) / os.environ["RANK"]).touch()
         connection.recv()
         what, _, seconds = os.environ[f"RANK_{os.environ['RANK']}"].partition(" ")
         time.sleep(float(seconds or 0))

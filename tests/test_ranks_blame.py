@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from campaigns import wait_for
 from fakes import fake_row
 
 from bench import config
@@ -19,7 +20,10 @@ STANDIN = Path(__file__).parent / "standin_rank.py"
 
 
 def blamed(folder: Path, monkeypatch: pytest.MonkeyPatch, *does: str, **rule: float) -> Status:
-    """``does``: by rank."""
+    """``does``: by rank. They are asked when all are ready: who is still starting is not hanging."""
+    ready = folder / f"ready-{len(list(folder.iterdir()))}"
+    ready.mkdir()
+    monkeypatch.setenv("READY", str(ready))
     row = fake_row(hardware="cpu", parallel="ulysses2")
     monkeypatch.setattr(processes, "COMMAND", (sys.executable, str(STANDIN)))
     monkeypatch.setattr(config, "RANKS", dataclasses.replace(config.RANKS, settle_seconds=2.0, **rule))
@@ -31,6 +35,7 @@ def blamed(folder: Path, monkeypatch: pytest.MonkeyPatch, *does: str, **rule: fl
         return Place(rank, len(does), port, fd, 60.0, True, row, "tiny", "cpu", None)
 
     begun = processes.start(place, len(does), lambda rank: folder / f"rank-{rank}.log")
+    wait_for(lambda: len(list(ready.iterdir())) == len(does), seconds=60)
     with pytest.raises(RankLost) as raised:
         begun.ask("answer")
     assert all(process.popen.poll() is not None for process in begun), "no process is left"
